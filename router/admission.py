@@ -16,6 +16,7 @@ from router.queues import Queues
 from router.replica_health import ReplicaSet
 
 RETRY_AFTER_S = 1.0  # the Retry-After of an error when there is no better estimate
+MOST_RETRY_AFTER_S = 60.0  # OpenAI's clients ignore a longer one
 LEAST_BULK_SHARE = 0.01  # of the capacity, if the config guarantees less
 
 
@@ -70,17 +71,21 @@ class Admission:
         same = waiting = self._ledger.waiting_tokens(self._queues.model, before) + coming[0]
         if bulk:
             same = self._queues.bulk.before(sender) + coming[1]
-        if same and same + tokens > self._limits.max_queued_tokens:
-            return Overloaded(self._queues.model, RETRY_AFTER_S)
-        if (waiting or same) and self._replicas.ready:
-            rate = self._feedback.tokens_per_s * len(self._replicas.ready) / self._ledger.routers
-            if bulk:  # interactive work is sent first, even if it arrives later
-                waiting += same
-                least = max(LEAST_BULK_SHARE, self._limits.bulk_share)
-                rate = max(least * rate, rate - self._interactive.tokens_per_s(now))
-            wait_s = waiting / rate
-            left_s = math.inf if deadline_s is None else deadline_s - now
-            most_s = left_s if bulk else min(self._limits.max_queue_s, left_s)
-            if wait_s > most_s:
-                return Overloaded(self._queues.model, max(RETRY_AFTER_S, wait_s - most_s))
+        wait_s = self._wait_s(waiting + same if bulk else waiting, bulk, now)
+        left_s = math.inf if deadline_s is None else deadline_s - now
+        most_s = left_s if bulk else min(self._limits.max_queue_s, left_s)
+        full = same > 0 and same + tokens > self._limits.max_queued_tokens
+        if full or wait_s > max(most_s, 0.0):
+            retry_after_s = min(max(RETRY_AFTER_S, wait_s), MOST_RETRY_AFTER_S)
+            return Overloaded(self._queues.model, retry_after_s)
         return None
+
+    def _wait_s(self, waiting: int, bulk: bool, now: float) -> float:
+        """The predicted seconds until so many tokens are sent; 0 if no replica is ready."""
+        if not waiting or not self._replicas.ready:
+            return 0.0
+        rate = self._feedback.tokens_per_s * len(self._replicas.ready) / self._ledger.routers
+        if bulk:  # interactive work is sent first, even if it arrives later
+            least = max(LEAST_BULK_SHARE, self._limits.bulk_share)
+            rate = max(least * rate, rate - self._interactive.tokens_per_s(now))
+        return waiting / rate

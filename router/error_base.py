@@ -2,15 +2,28 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import orjson
 
 MOST_NAMES = 1000  # that are compared with a wrong one: a caller waits for it
 ALIKE = 0.7  # names of embedding models have much in common
+SIDES: tuple[Literal["query", "document"], ...] = ("query", "document")
+_SIDE_WORDS = {  # words that are taken for a side
+    "query": "query",
+    "queries": "query",
+    "document": "document",
+    "doc": "document",
+    "docs": "document",
+    "passage": "document",
+}
+_WITH_SIDE = re.compile(r"(.+)[-_: ](\w+)")
+_SIDE_ENDINGS = tuple(f"-{side}" for side in SIDES)
+_BUDGET = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*([a-z]*)\s*")
+_UNITS_MS = {"": 1.0, "m": 1.0, "ms": 1.0, "msec": 1.0, "s": 1000.0, "sec": 1000.0}
 _NAMED = re.compile("\x1f([^\x1f]*)\x1f(\\[[0-9]+\\])?")
 
 
@@ -89,14 +102,39 @@ def suggest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str:
     return did_you_mean(_nearest(name, valid, cutoff))
 
 
-def nearest_name(asked: str, valid: Iterable[str]) -> str | None:
+def nearest_name(
+    asked: str, valid: Iterable[str], suffixes: Sequence[str] | None = None
+) -> str | None:
     """The model, alias, tier, space or collection that `asked` resembles, as a whole or without
-    its budget, hub prefix or size; None if it resembles none.
+    its suffixes, hub prefix or size; None if it resembles none.
+
+    `suffixes` are the sides that can follow a name, and then a budget can; None: neither can.
     """
-    names, bare = list(islice(valid, MOST_NAMES)), asked[:80].partition("@")[0]
+    names = list(islice(valid, MOST_NAMES))
+    bare, _, budget = asked[:80].partition("@")
+    end = "" if suffixes is None else _budget_suffix(budget)
+    whole, sided = _nearest_part(bare, names), None
+    if (found := _WITH_SIDE.fullmatch(bare)) and (word := _nearest(found[2], _SIDE_WORDS, ALIKE)):
+        plain = [one for one in names if not one.lower().endswith(_SIDE_ENDINGS)]
+        if (sided := _nearest_part(found[1], plain)) is not None:
+            side = _SIDE_WORDS[word]
+            sided = f"{sided}-{side}" if side in (suffixes or ()) else sided
+    near = _nearest(bare, [one for one in (whole, sided) if one is not None], 0.0)
+    return None if near is None else near + end
+
+
+def _nearest_part(bare: str, names: Sequence[str]) -> str | None:
     head, _, last = bare.rpartition("/")
     parts = bare, head if last.isdecimal() else last
     return next((near for part in parts if (near := _nearest(part, names, ALIKE))), None)
+
+
+def _budget_suffix(text: str) -> str:
+    """`@<n>ms` for a budget in other words, such as `1s` or `50`; empty if it is none."""
+    found = _BUDGET.fullmatch(text.lower())
+    if found is None or (unit_ms := _UNITS_MS.get(found[2])) is None or not float(found[1]):
+        return ""
+    return f"@{float(found[1]) * unit_ms:.10g}ms"
 
 
 def did_you_mean(name: str | None) -> str:

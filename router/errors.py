@@ -123,11 +123,16 @@ class ContextLengthExceeded(RouterError):
 
     status, code = 400, "context_length_exceeded"
 
-    def __init__(self, index: int, tokens: int, limit: int, model: str) -> None:
-        """`model` is the one that would embed it if it were cut."""
+    def __init__(
+        self, index: int, tokens: int, limit: int, model: str, longer: tuple[str, int] | None = None
+    ) -> None:
+        """`model` is the one that would embed it if it were cut; `longer` is the one that reads
+        most of those that the request may use, and how much.
+        """
+        most = "" if longer is None else f" ({longer[0]} reads most, {longer[1]})"
         super().__init__(
-            f"{INPUT}[{index}] has {tokens} tokens with its prompt and {model} reads {limit}; "
-            f"shorten it, split it, or send {CUT} so that only its first {limit} tokens are read",
+            f"{INPUT}[{index}] has {tokens} tokens with its prompt and {model} reads {limit}{most}"
+            f"; shorten it, split it, or send {CUT} so that only its first {limit} tokens are read",
             "input",
         )
 
@@ -179,14 +184,13 @@ class CollectionNotAllowed(RouterError):
     status, code = 403, "collection_not_allowed"
 
     def __init__(self, asked: str, allowed: Sequence[str]) -> None:
+        self.allowed = allowed
         rest = (
-            f"it may use {', '.join(allowed)}"
+            f"{did_you_mean(nearest_name(asked, allowed)) or ';'} it may use {', '.join(allowed)}"
             if allowed
-            else "it may use none; ask for a key that may"
+            else "; it may use none; ask for a key that may"
         )
-        super().__init__(
-            f"this API key may not use the collection {shorten(asked)}; {rest}", "space"
-        )
+        super().__init__(f"this API key may not use the collection {shorten(asked)}{rest}", "space")
 
 
 class PriorityNotAllowed(RouterError):
@@ -200,6 +204,17 @@ class PriorityNotAllowed(RouterError):
             "leave it out",
             "priority",
         )
+
+    @classmethod
+    def of_batches(cls, allowed: Sequence[str]) -> "PriorityNotAllowed":
+        """The error for a batch, which gives no priority itself."""
+        error = cls("bulk", allowed)
+        error.param = None
+        error.message = (
+            "batches run as bulk requests, and this API key may send none; send the texts to POST "
+            f"{EMBEDDINGS[0]}, or use a key whose `priorities` have bulk"
+        )
+        return error
 
 
 class OriginNotAllowed(RouterError):
@@ -259,10 +274,15 @@ class ModelNotFound(RouterError):
     status, code = 404, "model_not_found"
 
     def __init__(
-        self, asked: str, valid: Sequence[str], param: str = "model", more: Iterable[str] = ()
+        self,
+        asked: str,
+        valid: Sequence[str],
+        param: str = "model",
+        more: Iterable[str] = (),
+        suffixes: Sequence[str] | None = None,
     ) -> None:
-        """`more` are names that are suggested, but not listed."""
-        hint = did_you_mean(nearest_name(asked, (*valid, *more))) or ";"
+        """`more` are names that are suggested, but not listed; `suffixes` as for nearest_name."""
+        hint = did_you_mean(nearest_name(asked, (*valid, *more), suffixes)) or ";"
         names = f"valid names are {', '.join(valid)}"
         super().__init__(f"there is no model {shorten(asked)}{hint} {names}", param)
 

@@ -11,12 +11,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
+
+from langcodes import Language, standardize_tag
 
 from router.domain import Features, TextKind
 from router.language import Detected, detect, is_code, script_of
 from router.language_id import NO_PRIOR, Prior
 
 SAMPLED_TEXTS = 8
+KNOWN_TAGS = 1024  # language tags that stay parsed
 
 _ISO_639_1 = (
     "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy "
@@ -36,7 +40,7 @@ _MACROLANGUAGE = {  # codes of a variety, and older or longer codes of the same 
     "nan": "zh", "hak": "zh", "arb": "ar", "arz": "ar", "ary": "ar", "apc": "ar", "pes": "fa",
     "prs": "fa", "ckb": "ku",
     "kmr": "ku", "zsm": "ms", "ekk": "et", "lvs": "lv", "swh": "sw", "fil": "tl", "azj": "az",
-    "uzn": "uz", "khk": "mn",
+    "uzn": "uz", "khk": "mn", "hbs": "hr",
     "npi": "ne", "ory": "or", "als": "sq", "gsw": "de", "pnb": "pa",
 }  # fmt: skip
 _SCRIPT_AS_REPORTED = {
@@ -134,6 +138,21 @@ def _most(counts: Counter[Detected], of: Callable[[Detected], str | None]) -> st
     return max(texts, key=texts.__getitem__) if texts else None
 
 
+def _macrolanguage(code: str) -> str:
+    """The code by which a language is known here: of two letters if it has one (`eng` is `en`), and
+    that of its macrolanguage.
+    """
+    if len(code) == 3 and code not in _MACROLANGUAGE and code != "und":
+        if not Language.get(code).is_valid():
+            raise ValueError(
+                f"language begins with {code!r}, which is no language in ISO 639; English is 'en' "
+                "or 'eng'"
+            )
+        code = standardize_tag(code).partition("-")[0]
+    return _MACROLANGUAGE.get(code, code)
+
+
+@lru_cache(KNOWN_TAGS)
 def _parse_tag(tag: str) -> tuple[str | None, str | None]:
     """The ISO 639-1 language of a tag, None if it has no such code, and the script of the tag."""
     match = _TAG.fullmatch(tag.strip().replace("_", "-").lower())
@@ -141,8 +160,7 @@ def _parse_tag(tag: str) -> tuple[str | None, str | None]:
         raise ValueError(
             f"language must be a BCP-47 tag such as 'en', 'pt-BR' or 'zh-Hant', it is {tag!r}"
         )
-    language = match["language"]
-    language = _MACROLANGUAGE.get(language, language)
+    language = _macrolanguage(match["language"])
     if len(language) == 2 and language not in _LANGUAGES:
         raise ValueError(
             f"language {tag!r} begins with {language!r}, which is no language in ISO 639-1 "

@@ -4,22 +4,22 @@
     model    NAME[-query | -document][@<n>ms]
     address  /in/{collection}[/query | /document] in front of a path
 
-A whole name of the config takes precedence over a suffix. Models, tiers and suffixes ignore case;
-collections must be written as in the config. `ambiguities` finds the texts of a config that would
-have two meanings.
+A whole name of the config takes precedence over a suffix. All names and suffixes ignore case, but
+collections that differ only by case must be written as in the config. `ambiguities` finds the texts
+of a config that would have two meanings.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from router.config import RouterArgs
 from router.domain import Tier
+from router.error_base import SIDES as SIDES
 from router.errors import InvalidValue
 from router.schema import Side
 from router.space import Space
 
-SIDES: tuple[Side, ...] = ("query", "document")
 PREFIX = "/in/"
 _BUDGET = re.compile(r"(.+)@([0-9]{1,12}(?:\.[0-9]{1,9})?)ms", re.IGNORECASE | re.DOTALL)
 _SIDE = re.compile(r"(.+)-(query|document)", re.IGNORECASE | re.DOTALL)
@@ -29,9 +29,8 @@ _TIERS = frozenset(tier.value for tier in Tier)
 class Vocabulary(Protocol):
     """Look-ups of a config's names, as router.spaces.Catalogue provides them."""
 
-    @property
-    def collections(self) -> Collection[str]:
-        """Names of collections."""
+    def collection_named(self, text: str) -> str | None:
+        """The collection that `text` means."""
 
     def lookup(self, name: str) -> str | None:
         """The id of the model that `name` means."""
@@ -81,6 +80,8 @@ def read_name(vocabulary: Vocabulary, text: str) -> Name:
         return name
     budgeted = _BUDGET.fullmatch(text)
     bare, budget_ms = (text, None) if budgeted is None else (budgeted[1], float(budgeted[2]))
+    if budget_ms == 0.0:  # whatever the name means: it must not show which collections exist
+        raise InvalidValue("the latency budget in model must be above 0 ms", "model")
     name = None if budgeted is None else _whole(vocabulary, bare)
     side: Side | None = None
     if name is None and (sided := _SIDE.fullmatch(bare)) is not None:
@@ -88,8 +89,6 @@ def read_name(vocabulary: Vocabulary, text: str) -> Name:
         name = _whole(vocabulary, sided[1])
     if name is None:
         return Name(model=text)
-    if budget_ms == 0.0:
-        raise InvalidValue("the latency budget in model must be above 0 ms", "model")
     return name._replace(side=side, budget_ms=budget_ms)
 
 
@@ -97,8 +96,8 @@ def _whole(vocabulary: Vocabulary, text: str) -> Name | None:
     """Read `text` as a name without a suffix; None if the config has no such name."""
     if text.lower() in _TIERS or vocabulary.lookup(text) is not None:
         return Name(model=text)
-    if text in vocabulary.collections:
-        return Name(space=text)
+    if (collection := vocabulary.collection_named(text)) is not None:
+        return Name(space=collection)
     if (space := vocabulary.space_named(text)) is not None:
         return Name(model=space.model, space=str(space))
     return None
@@ -128,8 +127,8 @@ def _meanings(vocabulary: Vocabulary, text: str) -> Iterator[str]:
         yield f"the tier {text.lower()}"
     if (model := vocabulary.lookup(text)) is not None:
         yield f"the model {model}"
-    if text in vocabulary.collections:
-        yield f"the collection {text}"
+    if (collection := vocabulary.collection_named(text)) is not None:
+        yield f"the collection {collection}"
     if (space := vocabulary.space_named(text)) is not None:
         yield f"the space {space}"
     for pattern, what in ((_BUDGET, "within {} ms"), (_SIDE, "on the side {}")):

@@ -110,7 +110,8 @@ class RerankBody(BaseModel):
         None,
         max_length=64,
         pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$",
-        description="BCP-47 tag of the texts; replaces detection.",
+        description="Language of the texts: a BCP-47 tag such as en or zh-Hant, or three "
+        "letters of ISO 639; replaces detection.",
     )
     truncate: Truncate | None = Field(
         None,
@@ -122,13 +123,14 @@ class RerankBody(BaseModel):
 
 FIELDS = tuple(RerankBody.model_fields)
 OF_VECTORS = EmbeddingsBody.model_fields.keys() - FIELDS - {"input"}
+_OF_VECTORS = "of requests for vectors (POST /v1/embeddings), and a ranking has none; leave it out"
+OF_RANKINGS = RerankBody.model_fields.keys() - EmbeddingsBody.model_fields
 _TEXTS = ("query", "documents")
 # fields with the same meaning as for embeddings
 _SHARED = (
     "model", "user", "quality", "latency_budget_ms", "on_budget_miss", "language", "truncate",
     "priority",
 )  # fmt: skip
-_NOT_HEADERS = ("x-embedding-space",)  # scores lie in no space
 
 
 class RerankRequest(NamedTuple):
@@ -184,10 +186,10 @@ def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> 
         _check_model(given.model, context)
     shared = {name: getattr(given, name) for name in _SHARED}
     fields = EmbeddingsBody.model_construct(None, input=None, **shared)
-    headers = {name: one for name, one in context.headers.items() if name not in _NOT_HEADERS}
+    if "x-embedding-space" in context.headers:
+        raise InvalidValue(f"X-Embedding-Space is a header {_OF_VECTORS}", "X-Embedding-Space")
     defaults = context.defaults.model_copy(update={"space": None})
-    own = context._replace(headers=headers, defaults=defaults)
-    common = settled(Given(fields, documents, None), own)
+    common = settled(Given(fields, documents, None), context._replace(defaults=defaults))
     return RerankRequest(
         query,
         common._replace(
@@ -208,10 +210,7 @@ def explained(more: str = "") -> Iterator[None]:
         yield
     except UnknownField as error:
         if error.param in OF_VECTORS:
-            error.message = (
-                f"{error.param} is a field of requests for vectors (POST /v1/embeddings), and a "
-                f"ranking has none; leave it out{more}"
-            )
+            error.message = f"{error.param} is a field {_OF_VECTORS}{more}"
         raise
 
 
@@ -221,7 +220,14 @@ def _check_model(text: str, context: Context) -> None:
     """
     catalogue, embeddings = context.catalogue, context.embeddings
     name = catalogue.read_name(text)
-    if name.space is None and (name.model is None or catalogue.means(name.model)):
+    if name.model is not None and name.space is None and catalogue.means(name.model):
+        if name.side is not None:
+            budget = "" if name.budget_ms is None else f"@{name.budget_ms:.10g}ms"
+            raise InvalidValue(
+                f"model {shorten(text)} names one side, and a ranking reads the query and the "
+                f"documents; send {name.model + budget!r}",
+                "model",
+            )
         return
     other = Name() if embeddings is None else embeddings.read_name(text)
     what: str | None = None
@@ -235,7 +241,7 @@ def _check_model(text: str, context: Context) -> None:
     elif embeddings is not None and (model := embeddings.lookup(other.model or "")) is not None:
         what = f"{model} is an embedding model"
     if what is None:
-        raise ModelNotFound(text, catalogue.names, more=catalogue.aliases)
+        raise ModelNotFound(text, catalogue.names, more=catalogue.aliases, suffixes=())
     raise InvalidValue(
         f"{what} and ranks nothing; send auto, or one of the rerankers "
         f"{', '.join(catalogue.models)}",

@@ -91,14 +91,16 @@ def default_cpus(model: ModelConfig) -> float:
 
 
 def bookings(args: RouterArgs, application: Mapping[str, Any]) -> list[Booking]:
-    """The fewest replicas of each deployment of a Serve config's application, the router first."""
+    """The fewest replicas of each deployment of a Serve config's application, the router first; 0
+    of a model that its first request starts.
+    """
     given = {one.get("name"): one for one in application.get("deployments") or ()}
     found = [_booking(ROUTER, given.get(ROUTER, {}), SERVE_CPUS, True)]
     found += [
         _booking(name, given.get(name, {}), default_cpus(model), model.required)
         for name, model in args.deployed.items()
     ]
-    return [one for one in found if one.replicas]
+    return found
 
 
 def _booking(name: str, own: Mapping[str, Any], cpus: float, required: bool) -> Booking:
@@ -149,7 +151,7 @@ def waiting(booked: Sequence[Booking], nodes: Sequence[Node]) -> list[Wait]:
 
 def first_ones(booked: Sequence[Booking]) -> list[Booking]:
     """One replica of each deployment that /health waits for."""
-    return [one._replace(replicas=1) for one in booked if one.required]
+    return [one._replace(replicas=1) for one in booked if one.required and one.replicas]
 
 
 def _why(one: Booking, booked: Sequence[Booking], nodes: Sequence[Node]) -> Wait:

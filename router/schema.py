@@ -151,7 +151,8 @@ class EmbeddingsBody(BaseModel):
         None,
         max_length=64,
         pattern=_LANGUAGE,
-        description="BCP-47 tag of the texts; replaces detection.",
+        description="Language of the texts: a BCP-47 tag such as en or zh-Hant, or three "
+        "letters of ISO 639; replaces detection.",
     )
     truncate: Annotated[Truncate | None, ANY_CASE] = Field(
         None,

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 
-from router.error_base import RouterError, retry_after
+from router.error_base import RouterError, field, retry_after
 
 
 class Overloaded(RouterError):
     """More work is queued than the service accepts."""
 
     status, code = 429, "overloaded"
+    BULK = '; send a long list with "priority": "bulk", which may wait longer'
 
     def __init__(self, model: str, retry_after_s: float) -> None:
         super().__init__(
@@ -17,6 +18,15 @@ class Overloaded(RouterError):
             "Retry-After, or to another model",
             headers=retry_after(retry_after_s),
         )
+
+    def advise(self, list_without_bulk: bool, open_without_budget: bool) -> None:
+        """Name what else this request can send, if it is a long list that could be bulk, or if
+        another model could answer it within a latency budget.
+        """
+        if list_without_bulk:
+            self._message += field(self.BULK)
+        if open_without_budget:
+            self._message += f"; with {field('latency_budget_ms')} a faster model can answer"
 
 
 class InternalError(RouterError):

@@ -202,19 +202,21 @@ def _space(
 ) -> tuple[str | None, str | None]:
     """The space or collection, and the named one of several spaces of that collection."""
     fields, address = given.body, context.address
-    told = []
-    if fields.space is not None:
-        told.append(Said(fields.space, "body", f"space {shorten(fields.space)}"))
-    elif (space := space_header(context.headers.get("x-embedding-space"))) is not None:
-        told.append(Said(space, "header", f"the header X-Embedding-Space {shorten(space)}"))
-    if name.space is not None:
-        told.insert(0, Said(name.space, "name", _named(given)))
+    told = []  # checked before the comparison, whose error would reveal what a collection is
     if address is not None:
-        told.insert(0, Said(address.collection, "address", f"the address {address}"))
+        space = _permitted(context, address.collection)
+        told.append(Said(space, "address", f"the address {address}"))
+    if name.space is not None:
+        space = _permitted(context, name.space, fields.model)
+        told.append(Said(space, "name", _named(given)))
+    if fields.space is not None:
+        space = _permitted(context, fields.space)
+        told.append(Said(space, "body", f"space {shorten(fields.space)}"))
+    elif (header := space_header(context.headers.get("x-embedding-space"))) is not None:
+        space = _permitted(context, header)
+        told.append(Said(space, "header", f"the header X-Embedding-Space {shorten(header)}"))
     if not told:
         return None, None
-    for one in told:  # before the comparison, whose error would reveal what a collection is
-        context.check_space(str(one.value))
     final = told[0]
     for place, one in enumerate(told[1:], 1):
         for earlier in told[:place]:
@@ -228,6 +230,25 @@ def _space(
         return str(final.value), None
     spaces = (context.catalogue.space_named(str(one.value)) for one in told if one is not final)
     return str(final.value), next((str(space) for space in spaces if space is not None), None)
+
+
+def _permitted(context: Context, name: str, text: str | None = None) -> str:
+    """The collection or space that `name` means, which the caller wrote as `text`."""
+    return permitted_collection(context.catalogue, context.check_space, name, text)
+
+
+def permitted_collection(
+    catalogue: Catalogue, check: Callable[[str], None], name: str, text: str | None = None
+) -> str:
+    """The collection that `name` means, or `name`. Raises CollectionNotAllowed with the caller's
+    own `text`: it must not show which collections exist.
+    """
+    meant = catalogue.collection_named(name) or name
+    try:
+        check(meant)
+    except CollectionNotAllowed as error:
+        raise CollectionNotAllowed(text or name, error.allowed) from None
+    return meant
 
 
 def _same_space(first: Said, second: Said, catalogue: Catalogue) -> Said:

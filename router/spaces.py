@@ -1,5 +1,7 @@
 """The models, tiers, collections and spaces of a config by the names that callers use."""
 
+import re
+from collections import Counter
 from collections.abc import Collection, Iterator
 from functools import lru_cache, partial
 from typing import Literal, NamedTuple
@@ -16,6 +18,7 @@ from router.space import Space
 SPACE = '"space"'
 OR_MODEL = ', or a model id in "model"'
 KNOWN_NAMES, KNOWN_CHARACTERS = 1024, 200  # texts of `model` that stay parsed
+_SUFFIXES = re.compile("[-@]")
 TIERS = frozenset(tier.value for tier in Tier)
 
 
@@ -67,6 +70,10 @@ class Catalogue:
                 config.adapt,
                 config.min_recall,
             )
+        lowered = Counter(map(str.lower, self.collections))
+        self._collections = {
+            name.lower(): name for name in self.collections if lowered[name.lower()] == 1
+        }
         # the models for requests that name no space
         self.in_order = list(args.native)
         self.free = frozenset(self.in_order)
@@ -113,6 +120,10 @@ class Catalogue:
         id = self._names.get(last) if prefix else None
         return id if id is not None and self._hub_ids[id] is None else None
 
+    def collection_named(self, text: str) -> str | None:
+        """The collection that `text` means: in any case, unless another differs only by case."""
+        return text if text in self.collections else self._collections.get(text.lower())
+
     def read_name(self, text: str) -> Name:
         """Parse a text in `model` (router/names.py); raises InvalidValue for a budget of 0 ms."""
         return self._known_name(text) if len(text) <= KNOWN_CHARACTERS else read_name(self, text)
@@ -137,9 +148,8 @@ class Catalogue:
         """
         if (error := self._is_reranker(text, "model")) is not None:
             return error
-        sides = (f"{name}-{side}" for name in collections for side in SIDES)
-        more = (*self.aliases, *sides, *self._spaces_by_name(text))
-        return ModelNotFound(text, (*self.names, *collections), more=more)
+        more = (*self.aliases, *self._spaces_by_name(text))
+        return ModelNotFound(text, (*self.names, *collections), more=more, suffixes=SIDES)
 
     def unknown_space(
         self, text: str, collections: Collection[str]
@@ -183,7 +193,7 @@ class Catalogue:
 
     def _spaces_by_name(self, text: str) -> Iterator[str]:
         """A space of each model by its id and aliases: of the size in `text`, or else its own."""
-        size = text.rpartition("/")[2]
+        size = _SUFFIXES.split(text.rpartition("/")[2], maxsplit=1)[0]
         wanted = int(size) if size.isdecimal() and len(size) < 8 else 0
         for id in self.in_order:
             model = self.models[id]

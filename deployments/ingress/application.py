@@ -38,6 +38,7 @@ from router.names import Address
 from router.openapi import document
 from router.routes import Caller as RouteCaller
 from router.routes import Route, methods_of
+from router.settings import permitted_collection
 from router.stamps import Stamps
 
 CLIENT_LEFT = 499
@@ -204,19 +205,20 @@ class Application:
         if route is None:
             raise MethodNotAllowed(method, path, methods_of(routes))
         if http_request.address is not None:
-            self._check_address(caller, route, http_request.address)
+            http_request.address = self._checked(caller, route, http_request.address)
         if (view := self._router.views.fixed.get(route.handler)) is not None:
             return HttpAnswer(*view(caller))
         return await self._handlers[route.handler](caller, http_request)
 
-    def _check_address(self, caller: Grant, route: Route, address: Address) -> None:
-        """Raise NotFound or CollectionNotAllowed."""
-        collections = self._router.service.catalogue.collections
+    def _checked(self, caller: Grant, route: Route, address: Address) -> Address:
+        """The address with the collection's own name; raises NotFound or CollectionNotAllowed."""
+        catalogue, check = self._router.service.catalogue, caller.check_collection
         if route.caller is RouteCaller.ANYONE:
             raise NotFound(f"{address}{route.path}")
-        caller.check_collection(address.collection)
-        if address.collection not in collections:
-            raise NotFound(str(address), collections=collections)
+        name = permitted_collection(catalogue, check, address.collection)
+        if name not in catalogue.collections:
+            raise NotFound(str(address), collections=catalogue.collections)
+        return address._replace(collection=name)
 
     async def _model(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
         name = TABLE.find(http_request.path)[0].parameter(http_request.path)

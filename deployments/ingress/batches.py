@@ -125,7 +125,7 @@ class BatchHandlers:
     async def _create(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         store, limits = self._store, self._router.service.args.limits
         if grant.priorities is not None and "bulk" not in grant.priorities:
-            raise PriorityNotAllowed("bulk", grant.priorities)
+            raise PriorityNotAllowed.of_batches(grant.priorities)
         body = await bodies.body(http_request, MOST_BODY_BYTES, limits.body_timeout_s)
         address = str(http_request.address or "")
         given, http_request.ignored = parse_batch(body, grant.ignores(limits))

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Protocol, get_args
 
 from deployments.ingress import asgi, bodies
+from deployments.ingress.advice import advised, without_rankings
 from deployments.ingress.asgi import HttpAnswer, HttpRequest
 from deployments.ingress.auth import Access
 from deployments.ingress.billing import billed
@@ -85,7 +86,7 @@ class Inference:
         scope, stamps = "" if shared else grant.name, http_request.stamps
         caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight, stamps=stamps)
         with billed(bill):
-            request, incoming = await self._request(grant, http_request, client)
+            request, incoming = await self._request(grant, http_request, client, explain)
             # The dispatcher enforces the deadline; this limit holds if nothing reached it.
             limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
             try:
@@ -99,7 +100,8 @@ class Inference:
                     return HttpAnswer(200, self._router.views.explanation(plan))
                 room = partial(self._check_room, client, incoming.bytes_each)
                 work = service.embed(request, caller._replace(room=room))
-                answer = await asgi.attended(work, limit_s + LATE_S, watched)
+                with advised(request, grant):
+                    answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None
         size = encoding.estimated_bytes(
@@ -152,7 +154,8 @@ class Inference:
                 work = self._router.reranking.rerank(request, caller)
                 limit_s = limits.request_timeout_s
                 try:
-                    ranking = await asgi.attended(work, limit_s + LATE_S, http_request.watched)
+                    with advised(request.common, grant):
+                        ranking = await asgi.attended(work, limit_s + LATE_S, http_request.watched)
                 except TimeoutError:
                     raise DeadlineExceeded(limit_s) from None
             made = form.write(request, ranking, http_request.id)
@@ -188,7 +191,7 @@ class Inference:
         )
 
     async def _request(
-        self, caller: Grant, http_request: HttpRequest, client: str
+        self, caller: Grant, http_request: HttpRequest, client: str, explain: bool
     ) -> tuple[EmbeddingsRequest, Incoming]:
         """Read the request, and how its answer is written."""
         service = self._router.service
@@ -206,7 +209,8 @@ class Inference:
         ignore = caller.ignores(limits)
         (route, *_) = TABLE.find(http_request.path)
         name = route.parameter(http_request.path)
-        incoming = FORMS.get(route.handler, OPENAI).read(body, limits, ignore, name)
+        with without_rankings(explain):
+            incoming = FORMS.get(route.handler, OPENAI).read(body, limits, ignore, name)
         http_request.ignored = incoming.given.ignored
         request = settled(incoming.given, context)
         caller.check(request)

@@ -77,7 +77,8 @@ class ModelList:
             if caller.collections is None or name in caller.collections
         )
         more = (card["id"] for card in self.cards(caller))
-        return ModelNotFound(given, (*self._names(caller), *collections, *rerankers), more=more)
+        names = *self._names(caller), *collections, *rerankers
+        return ModelNotFound(given, names, more=more, suffixes=SIDES)
 
     def _card(self, name: str) -> Card:
         tiers = {str(tier): model for tier, model in self._service.args.tiers.items()}

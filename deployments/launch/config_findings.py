@@ -75,7 +75,7 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
 
     Models that book a GPU are compared with the memory of the largest one.
     """
-    booked = {one.deployment: one for one in bookings(args, serve)}
+    booked = {one.deployment: one for one in bookings(args, serve) if one.replicas}
     gpus = [] if isinstance(machine.gpus, str) else list(machine.gpus)
     needed_cpu, unknown = 0, []
     for name, model in args.deployed.items():

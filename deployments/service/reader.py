@@ -146,4 +146,4 @@ class Reader:
         try:
             return extract(texts, language, self._prior)
         except ValueError as error:
-            raise InvalidValue(f"language: {error}", "language") from None
+            raise InvalidValue(str(error), "language") from None

@@ -6,6 +6,7 @@ from deployments.service.plan import Plan
 from deployments.service.prepare import Prepared
 from router.admission import RETRY_AFTER_S
 from router.config import RouterArgs
+from router.decision_log import RERANK
 from router.domain import OnMiss, Reason, Why, Work, work_of
 from router.errors import (
     INPUT,
@@ -108,4 +109,11 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
     name = cut.model or max(able, key=lambda name: plan.models[name].max_tokens)
     counts = plan.prepared[name].counts
     index = max(range(len(counts)), key=counts.__getitem__)
-    return ContextLengthExceeded(index, counts[index], plan.models[name].max_tokens, name)
+    limit = plan.models[name].max_tokens
+    if plan.setting.arm == RERANK:  # a pinned reranker is pinned to no space
+        able = [one for one in plan.models if permitted is None or one in permitted]
+    most = max(able, key=lambda name: plan.models[name].max_tokens)
+    longer = (most, plan.models[most].max_tokens)
+    return ContextLengthExceeded(
+        index, counts[index], limit, name, longer if longer[1] > limit else None
+    )

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import orjson
-from pydantic import Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema, model_validator
 
 from router.config import Limits
 from router.encoding import AS_NUMBER, json_rows, quantise
@@ -11,6 +11,7 @@ from router.errors import AmbiguousTokenIds, InvalidValue, RequestTooLarge, Rout
 from router.ignoring import Ignore
 from router.schema import EncodingFormat, InputType, Truncate
 from router.shapes.form import (
+    OF_HEADERS,
     TEXTS_SCHEMA,
     Errors,
     Form,
@@ -21,7 +22,7 @@ from router.shapes.form import (
     read_body,
 )
 from router.spaces import OR_MODEL, SPACE
-from router.synonyms import ANY_CASE
+from router.synonyms import ANY_CASE, in_lower_case
 
 
 class CohereEmbedRequest(ShapeBody):
@@ -40,16 +41,29 @@ class CohereEmbedRequest(ShapeBody):
     images: Any = None
     inputs: Any = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_only_texts(cls, data: Any) -> Any:
+        """Refuse images first: other fields are wrong only because of them."""
+        for name, what in (("images", "images"), ("inputs", "texts and images together")):
+            if data.get(name) is not None:
+                raise _needs_more(name, name, what)
+        if in_lower_case(data.get("input_type")) == "image":
+            raise _needs_more('input_type "image"', "input_type", "images")
+        return data
+
+
+def _needs_more(given: str, param: str, what: str) -> InvalidValue:
+    """The error for what only a model of `what` can embed."""
+    return InvalidValue(
+        f"{given} needs a model that reads {what}, and the models of this service read text; send "
+        f"text in texts, and leave {param} out",
+        param,
+    )
+
 
 def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
     fields, ignored = read_body(CohereEmbedRequest, body, limits, ignore)
-    for other, what in (("images", "images"), ("inputs", "texts and images together")):
-        if getattr(fields, other) is not None:
-            raise InvalidValue(
-                f"{other} needs a model that reads {what}, and the models of this service read "
-                f"text; send text in texts, and leave {other} out",
-                other,
-            )
     if not isinstance(fields.texts, list):
         raise InvalidValue("texts must be an array of the texts to embed", "texts")
     given = given_of(
@@ -98,5 +112,6 @@ NAMES = {
     RequestTooLarge.SMALLER: ', or ask for "embedding_types": ["base64"] or a smaller '
     "output_dimension",
     AmbiguousTokenIds.WITH_IDS: "",
+    **OF_HEADERS,
 }
 COHERE = Form(_read, Errors(_render, NAMES))

@@ -12,13 +12,18 @@ from router.arrays import Vectors
 from router.body_errors import explain_json, explain_problem, not_an_object
 from router.config import Limits
 from router.encoding import AS_NUMBER
-from router.errors import InvalidJson, RequestTooLarge, RouterError
+from router.errors import InvalidJson, Overloaded, RequestTooLarge, RouterError
 from router.ignoring import Ignore, unknown
 from router.input_items import read_input
 from router.schema import FIELDS, EmbeddingsBody, Given
 
 TEXT_SCHEMA = {"type": "string", "minLength": 1}
 TEXTS_SCHEMA = {"type": "array", "minItems": 1, "items": TEXT_SCHEMA}
+# names in errors of APIs that have no routing fields: headers stand for some
+OF_HEADERS = {
+    Overloaded.BULK: "",
+    "latency_budget_ms": "the header X-Latency-Budget-Ms",
+}
 B = TypeVar("B", bound=BaseModel)
 
 

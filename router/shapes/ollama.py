@@ -10,7 +10,16 @@ from router.encoding import json_rows
 from router.errors import AmbiguousTokenIds, RequestTooLarge, RouterError
 from router.ignoring import Ignore
 from router.schema import INPUT_SCHEMA
-from router.shapes.form import Errors, Form, Incoming, Made, ShapeBody, given_of, read_body
+from router.shapes.form import (
+    OF_HEADERS,
+    Errors,
+    Form,
+    Incoming,
+    Made,
+    ShapeBody,
+    given_of,
+    read_body,
+)
 from router.spaces import OR_MODEL, SPACE
 
 _TAG = ":latest"
@@ -62,5 +71,6 @@ NAMES = {
     RequestTooLarge.SMALLER: ", or ask for fewer dimensions",
     '"input_type": "query"': "a name that ends in -query",
     AmbiguousTokenIds.WITH_IDS: "",
+    **OF_HEADERS,
 }
 OLLAMA = Form(_read, Errors(_render, NAMES))

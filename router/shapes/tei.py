@@ -14,6 +14,7 @@ from router.ignoring import Ignore, unknown
 from router.rerank_schema import OR_MODEL as OR_ANOTHER
 from router.schema import FIELDS, INPUT_SCHEMA
 from router.shapes.form import (
+    OF_HEADERS,
     TEXT_SCHEMA,
     TEXTS_SCHEMA,
     Errors,
@@ -118,6 +119,7 @@ _NAMES = {
     "input_type": "prompt_name",
     '"input_type": "query"': '"prompt_name": "query"',
     AmbiguousTokenIds.WITH_IDS: "",
+    **OF_HEADERS,
 }
 TEI = Form(
     _read, Errors(_render, _NAMES | {"input": "inputs", '{"input": "text"}': '{"inputs": "text"}'})

@@ -282,6 +282,8 @@ def test_lines_have_the_permissions_of_the_key(service: Service) -> None:
     with pytest.raises(PermissionDeniedError) as no:
         begun(client(service, "interactive"), lines(1))
     assert no.value.code == "priority_not_allowed"
+    assert "batches run as bulk requests" in str(no.value)
+    assert "send the texts to POST /v1/embeddings" in str(no.value)
 
 
 def test_lines_are_charged_to_the_limits_of_the_key(service: Service) -> None:

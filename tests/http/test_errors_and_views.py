@@ -217,10 +217,26 @@ def test_characters_that_overflow_a_c_buffer_are_harmless(http: httpx.Client, te
     assert http.get("/health").status_code == 200
 
 
-@pytest.mark.parametrize("language", ["cz", "english", "xx"])
+@pytest.mark.parametrize("language", ["cz", "english", "xx", "zzz", "en_US.UTF-8", "e", "12", ""])
 def test_a_language_nobody_knows_is_a_bad_value(http: httpx.Client, language: str) -> None:
     answer = http.post("/v1/embeddings", json={"input": "hello", "language": language})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "invalid_value")
+    assert error["param"] == "language"
+    assert error["message"].startswith("language ")
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [("eng", "en"), ("EN-us", "en"), ("zh_Hant", "zh"), ("ger", "de"), ("haw", None)],
+)
+def test_a_language_of_three_letters_is_that_of_two(
+    http: httpx.Client, given: str, known: str | None
+) -> None:
+    for path in ("/v1/embeddings", "/v1/route"):
+        answer = http.post(path, json={"input": "hello there", "language": given}).json()
+        found = answer["features"] if path == "/v1/route" else answer["routing"]
+        assert found["language"] == known
 
 
 def test_token_ids_for_a_model_that_takes_text_or_outside_its_vocabulary_are_refused(

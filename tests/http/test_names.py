@@ -470,14 +470,28 @@ def test_the_list_of_models_has_every_name_that_the_key_may_use(locked: httpx.Cl
     ("sent", "near"),
     [
         ({"model": "dosc"}, "docs"),
-        ({"model": "DOCS"}, "docs"),
+        ({"model": "DOC"}, "docs"),
+        ({"model": "auto@1s"}, "auto@1000ms"),
+        ({"model": "fast@0.05 S"}, "fast@50ms"),
+        ({"model": "auto@50"}, "auto@50ms"),
+        ({"model": "auto@soon"}, "auto"),
+        ({"model": "auto-querry"}, "auto-query"),
+        ({"model": "auto-documents@2s"}, "auto-document@2000ms"),
+        ({"model": "smal-query"}, "small-query"),
+        ({"model": "auto-docs"}, "auto-document"),
+        ({"model": "best_query"}, "best-query"),
+        ({"model": "shop queries@50"}, "shop-query@50ms"),
+        ({"model": "text-embedding-3-small-quer"}, "text-embedding-3-small-query"),
+        ({"model": "larg/4-query@1s"}, "large/4-query@1000ms"),
         ({"model": "docs-qury"}, "docs-query"),
-        ({"model": "my fak@50ms"}, "my faq"),
+        ({"model": "my fak@50ms"}, "my faq@50ms"),
         ({"model": "text-embeding-3-small"}, "text-embedding-3-small"),
         ({"model": "larg/4"}, "large/4"),
         ({"model": "bset"}, "best"),
         ({"space": "dosc"}, "docs"),
-        ({"space": "My FAQ"}, "my faq"),
+        ({"space": "My FQA"}, "my faq"),
+        ({"space": "docs-query"}, "docs"),
+        ({"space": "shop@50ms"}, "shop"),
         ({"space": "docs/16"}, "docs"),
         ({"space": "larg/8"}, "large/8"),
         ({"space": "larg/5"}, "large/8"),
@@ -504,6 +518,62 @@ def test_the_nearest_name_may_be_a_model_an_alias_a_space_or_a_collection(
     if "space" in sent:
         as_header = {"X-Embedding-Space": name}
         assert http.post(path, json={"input": "text"}, headers=as_header).json()["error"] == error
+
+
+@pytest.mark.parametrize(
+    ("at", "body", "headers"),
+    [
+        ("", {"model": "My FAQ"}, {}),
+        ("", {"model": "MY FAQ-Query@50MS"}, {}),
+        ("", {"space": "My Faq"}, {}),
+        ("", {}, {"X-Embedding-Space": "MY FAQ"}),
+        ("/in/My FAQ", {}, {}),
+        ("/in/MY FAQ/query", {"space": "my faq"}, {"X-Embedding-Space": "docs"}),
+        ("/in/my faq", {"model": "My Faq", "space": "Small/8"}, {}),
+    ],
+    ids=str,
+)
+def test_a_collection_is_found_in_any_case(
+    locked: httpx.Client, at: str, body: dict[str, Any], headers: dict[str, str]
+) -> None:
+    sent = {"input": "text", **body}
+    answer = locked.post(f"{at}/v1/route", json=sent, headers=bearer("free") | headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["settings"]["space"]["value"] == "my faq"
+    answer = locked.post(f"{at}/v1/embeddings", json=sent, headers=bearer("free") | headers)
+    assert answer.json()["routing"]["space"] == "small/8"
+
+
+def test_collections_that_differ_by_case_alone_are_written_as_in_the_config() -> None:
+    with served(ARGS | {"collections": {"docs": "large/8", "Docs": "small/8"}}) as (url, _):
+        for name, space in (("docs", "large/8"), ("Docs", "small/8"), ("DOCS", None)):
+            answer = httpx.post(f"{url}/v1/embeddings", json={"input": "text", "space": name})
+            assert answer.json().get("routing", {}).get("space") == space
+
+
+@pytest.mark.parametrize("place", ["model", "space", "header", "address", "suffix"])
+def test_a_collection_that_a_key_may_not_use_looks_like_none_in_any_case(
+    locked: httpx.Client, place: str
+) -> None:
+    def refused(name: str) -> str:
+        sent: dict[str, str] = {"model": {"model": name}, "space": {"space": name}}.get(place, {})
+        if place == "suffix":
+            sent = {"model": f"{name}-query@50ms"}
+        headers = bearer("limited") | ({"x-embedding-space": name} if place == "header" else {})
+        at = f"/in/{name}" if place == "address" else ""
+        answer = locked.post(f"{at}/v1/embeddings", json={"input": "a", **sent}, headers=headers)
+        assert answer.status_code == 403, answer.text
+        return answer.text.replace(name, "NAME")
+
+    assert refused("DOCS") == refused("docs") == refused("xyzq")
+    allowed = locked.post("/in/SHOP/v1/embeddings", json={"input": "a"}, headers=bearer("limited"))
+    assert allowed.status_code == 200, allowed.text
+    assert (
+        "did you mean 'shop'?"
+        in locked.post(
+            "/v1/embeddings", json={"input": "a", "space": "shopp"}, headers=bearer("limited")
+        ).text
+    )
 
 
 def test_a_key_gets_no_collection_that_it_may_not_use_as_the_nearest(locked: httpx.Client) -> None:

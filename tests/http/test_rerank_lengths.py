@@ -120,12 +120,28 @@ def test_a_document_that_a_pinned_reranker_cannot_read_is_cut_alone(
     error = http.post("/v1/rerank", json=body).json()["error"]
     assert (error["code"], error["param"]) == ("context_length_exceeded", "documents")
     assert error["message"].startswith("documents[1] has ")
+    assert "reads-60 reads 60 (reads-400 reads most, 400); shorten it" in error["message"]
     answer = rerank(http, SHORT, LONG, model="reads-60", truncate=where)
     room = MAX_TOKENS["reads-60"] - len(ids(BEFORE)) - len(ids(AFTER))
     cut = ids(LONG)[:room] if where == "end" else ids(LONG)[-room:]
     assert answer["routing"]["truncated"] == [1]
     assert scores(answer) == expected([ids(SHORT), cut])
     assert answer["usage"]["prompt_tokens"] == 60 + len(ids(BEFORE + SHORT + AFTER))
+
+
+@pytest.mark.parametrize("model", ["auto", "fast", "best", "reads-400"])
+def test_a_document_that_no_reranker_reads_is_told_the_most_that_one_reads(
+    http: httpx.Client, model: str
+) -> None:
+    body = {"query": "which ?", "documents": [SHORT, LONG * 4], "model": model}
+    error = http.post("/v1/rerank", json=body).json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "documents")
+    (most,) = {"reads-400 reads 400;", "(reads-400 reads most, 400);"} & {
+        said
+        for said in ("reads-400 reads 400;", "(reads-400 reads most, 400);")
+        if said in error["message"]
+    }
+    assert most
 
 
 def test_a_limit_of_tokens_for_each_document_cuts_the_documents_above_it(

@@ -130,7 +130,14 @@ def test_what_makes_vectors_is_named_as_what_it_is(
 
 @pytest.mark.parametrize(
     ("model", "near"),
-    [("quik", "quick"), ("Org/Quik", "Org/Quick"), ("by-larg@50ms", "by-large"), ("nothing", None)],
+    [
+        ("quik", "quick"),
+        ("quick@1s", "quick@1000ms"),
+        ("auto@1s", "auto@1000ms"),
+        ("Org/Quik", "Org/Quick"),
+        ("by-larg@50ms", "by-large@50ms"),
+        ("nothing", None),
+    ],
 )
 def test_a_wrong_name_of_a_reranker_gets_the_nearest(
     named: httpx.Client, model: str, near: str | None
@@ -174,6 +181,67 @@ def test_teis_ranking_has_no_field_of_vectors_either(named: httpx.Client) -> Non
     answer = named.post("/rerank", json=body, headers=headers)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("dimensions is a field of requests for vectors")
+
+
+@pytest.mark.parametrize(
+    ("model", "instead"),
+    [
+        ("quick-query", "quick"),
+        ("QUICK-Document", "QUICK"),
+        ("Org/Quick-query", "Org/Quick"),
+        ("auto-query", "auto"),
+        ("best-document@50ms", "best@50ms"),
+    ],
+)
+def test_a_name_with_a_side_ranks_nothing(named: httpx.Client, model: str, instead: str) -> None:
+    for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
+        answer = rerank(named, "all", path, model=model)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (400, "invalid_value")
+        assert error["param"] == "model"
+        assert error["message"].endswith(f"; send {instead!r}")
+        assert rerank(named, "all", path, model=instead).status_code == 200
+    assert "did you mean 'auto@1000ms'?" in rerank(named, "all", model="auto-querry@1s").text
+
+
+@pytest.mark.parametrize("space", ["docs", "large/16", "nothing", ""])
+@pytest.mark.parametrize(("path", "texts"), FORMS.items())
+def test_a_header_with_a_space_is_refused(
+    named: httpx.Client, path: str, texts: str, space: str
+) -> None:
+    headers = {"authorization": "Bearer er-all", "x-embedding-space": space}
+    answer = named.post(path, json={"query": "a", texts: ["b"]}, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert "X-Embedding-Space is a header of requests for vectors" in answer.text
+    del headers["x-embedding-space"]
+    assert named.post(path, json={"query": "a", texts: ["b"]}, headers=headers).is_success
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query": "a", "documents": ["b"]},
+        {"query": "a", "texts": ["b"]},
+        {"documents": ["b"], "query": "a", "model": "quick"},
+        {"input": "a", "top_n": 3},
+        {"input": "a", "score": "cosine"},
+    ],
+    ids=str,
+)
+def test_requests_for_vectors_say_where_rankings_go(
+    named: httpx.Client, body: dict[str, Any]
+) -> None:
+    says = {
+        "/v1/route": "explains only requests for vectors",
+        "/v1/embeddings": "(POST /v1/rerank), and a request for vectors has none",
+    }
+    for path, sentence in says.items():
+        answer = named.post(path, json=body, headers={"authorization": "Bearer er-all"})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (400, "unknown_field")
+        assert f"{error['param']} is a field of rankings" in error["message"]
+        assert sentence in error["message"]
+        assert "POST /v1/rerank" in error["message"]
 
 
 @pytest.mark.parametrize("model", ["quick", "QUICK@50ms", "quick-query", "quick/1", "Org/Quick"])

@@ -334,6 +334,29 @@ LARGE: list[tuple[str, str]] = [
 ]
 
 
+IMAGE = "data:image/png;base64,iVBORw0KGgo="
+
+
+@pytest.mark.parametrize(
+    ("body", "first"),
+    [
+        ({"images": [IMAGE], "input_type": "image"}, "images needs a model that reads images"),
+        ({"images": [IMAGE], "input_type": "nonsense"}, "images needs a model"),
+        ({"images": [IMAGE], "texts": 3, "truncate": 1}, "images needs a model"),
+        ({"texts": ["a"], "input_type": "image"}, 'input_type "image" needs a model'),
+        ({"texts": ["a"], "input_type": "IMAGE", "model": 1}, 'input_type "image" needs a model'),
+        ({"inputs": [{"content": []}], "input_type": "image"}, "inputs needs a model that reads"),
+    ],
+    ids=str,
+)
+def test_coheres_images_are_refused_before_anything_else(
+    http: httpx.Client, body: dict[str, Any], first: str
+) -> None:
+    answer = http.post("/v2/embed", json={"model": "small", **body})
+    assert answer.status_code == 400
+    assert message(answer).startswith(first)
+
+
 def test_what_makes_an_answer_smaller_is_a_field_of_each_api() -> None:
     assert {handler for handler, _ in LARGE} == FORMS.keys()
     with (

@@ -907,7 +907,30 @@ async def test_a_full_queue_refuses_with_a_time_to_retry(bench: Bench) -> None:
         bench.submit(index, 900)
     with pytest.raises(Overloaded) as refused:
         bench.submit(57, 900)
-    assert int(refused.value.headers["retry-after"]) >= 1
+    assert refused.value.headers["retry-after"] == "5", "49,500 tokens at 9,900 a second"
+    with pytest.raises(Overloaded) as refused:
+        bench.submit(58, 900, deadline_s=bench.clock() + 4.9)
+    assert refused.value.headers["retry-after"] == "5", "the predicted wait, not what is beyond"
+
+
+async def test_a_full_queue_of_slow_work_asks_for_no_longer_time_than_clients_wait() -> None:
+    bench = Bench(feedback(Curve(0.001, 0.001, 0.01, 0.0, BATCH)))  # 500 s wait
+    bench.dispatcher.replicas_changed(["a"])
+    for index in range(57):
+        bench.submit(index, 900)
+    with pytest.raises(Overloaded) as refused:
+        bench.submit(57, 900)
+    assert refused.value.headers["retry-after"] == "60"
+
+
+async def test_a_full_queue_without_a_replica_has_no_prediction() -> None:
+    bench = Bench()
+    for index in range(55):
+        bench.submit(index, 900)
+    with pytest.raises(Overloaded) as refused:
+        bench.submit(57, 900)
+    assert refused.value.headers["retry-after"] == "1"
+    await bench.dispatcher.close()
 
 
 async def test_closing_fails_what_waits_and_says_so() -> None:

@@ -58,9 +58,10 @@ CATALOGUE = catalogue()
         ("text-embedding-3-small-query", Name("text-embedding-3-small", side="query")),
         ("e5-query", Name("e5-query")),
         ("e5-query-query", Name("e5-query", side="query")),
-        # the order is fixed, collections have one spelling, and the rest means nothing
+        ("Docs", Name(space="docs")),
+        ("shop-2-QUERY", Name(space="Shop-2", side="query")),
+        # the order is fixed, and the rest means nothing
         ("docs@50ms-query", Name("docs@50ms-query")),
-        ("Docs", Name("Docs")),
         ("docs-query-query", Name("docs-query-query")),
         ("small@50", Name("small@50")),
         ("small@-5ms", Name("small@-5ms")),
@@ -77,6 +78,8 @@ def test_a_text_says_one_thing(text: str, name: Name) -> None:
 
 
 def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="above 0 ms"):
+        read_name(CATALOGUE, "nothing-query@0ms")
     with pytest.raises(InvalidValue, match="above 0 ms") as caught:
         read_name(CATALOGUE, "small@0ms")
     assert caught.value.param == "model"

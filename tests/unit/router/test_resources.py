@@ -1,5 +1,6 @@
 """What a config books, and the sentence about what would wait for it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,28 @@ def test_check_config_adds_up_and_says_what_this_machine_lacks(tmp_path: Path) -
     assert "on this machine a waits for 4000 CPUs: the config books 4002 CPUs" in done.output
 
 
+def test_a_model_that_its_first_request_starts_is_listed_and_occupies_nothing(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "zero.yaml"
+    scaled = {"min_replicas": 0, "max_replicas": 2}
+    own = [
+        {"name": "a", "autoscaling_config": scaled, "ray_actor_options": {"num_gpus": 1}},
+        {"name": "b"},
+    ]
+    config = two_models({"kind": "fake"}, own)
+    for model in config["applications"][0]["args"]["models"].values():
+        model["cold_start_s"] = 60
+    path.write_text(yaml.safe_dump(config))
+    done = CliRunner().invoke(main, ["check-config", "--json", str(path)])
+    (listed,) = json.loads(done.output)
+    found = {one["deployment"]: (one["replicas"], one["most"]) for one in listed["books"]}
+    assert found == {"router": (1, 1), "a": (0, 2), "b": (1, 1)}
+    assert total(booked(path)) == "2 CPUs"
+    assert waiting(booked(path), [Node(2, 0, None)]) == []
+    assert [one.deployment for one in first_ones(booked(path))] == ["router", "b"]
+
+
 def vllm_on(cards: int, gpus: float, in_process: bool) -> dict[str, Any]:
     engine = {
         "kind": "vllm",
@@ -162,3 +185,12 @@ def test_a_model_on_several_cards_books_them(
     problems = check(path)
     assert len(problems) == (0 if sentence is None else 2), problems
     assert all(sentence in problem for problem in problems if sentence is not None)
+
+
+def test_the_cards_of_a_model_that_starts_at_zero_are_checked(tmp_path: Path) -> None:
+    config = vllm_on(2, 1, False)
+    for one in config["applications"][0]["deployments"]:
+        one["autoscaling_config"] = {"min_replicas": 0, "max_replicas": 1}
+    path = tmp_path / "zero.yaml"
+    path.write_text(yaml.safe_dump(config))
+    assert sum("its deployment books 1" in problem for problem in check(path)) == 2
