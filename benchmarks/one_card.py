@@ -6,11 +6,10 @@ sharing), as CUDA slices time between processes; on cards of their own they do n
 the median error of predictions, |predicted / actual - 1|, for interactive requests:
 
     own cards   nothing is shared: what is left is waiting and batching
+    unaware     one card, and the router does not know that it is one
     one card    the service as it is, with the curves that it learns and with those of profiles
-    ledger      a prediction that adds the work of the neighbours, as the router's ledger sees it,
-                with a bias of its own
-    truth       the same with the work that the card really has: what no knowledge of the neighbours
-                at the time of the decision can go below
+    truth       a prediction from the work that the card really has, with a bias of its own: what no
+                knowledge of the neighbours at the time of the decision can go below
 
 The virtual clock makes the figures the same on every machine.
 """
@@ -33,12 +32,12 @@ from deployments.dispatch.wire import Call, Reply
 from deployments.launch.serve_config import application
 from deployments.service.recent import Recent
 from deployments.service.service import Service
+from router.cards import Cards as KnownCards
 from router.config import RouterArgs
 from router.decision_log import ANSWERED, Entry
 from router.domain import Curve
 from router.latency import Correction
 from router.models import build_models
-from router.policy import predict
 from router.profile import Profile, ProfileCurve, ProfileFit, ProfilePoint
 from router.schema import parse
 from router.strict import parse_args
@@ -124,6 +123,7 @@ class Cards(SleepingReplicas):
         self._cards = {name: one if together else Card(loop) for name in curves}
         self._own = curves
         self.waiting_s = dict.fromkeys(curves, 0.0)  # of calls whose step has not begun
+        self.cards = KnownCards()
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
         alone_s = step_of(self._own[model], call)
@@ -192,7 +192,9 @@ class Seen(NamedTuple):
     left_s: dict[float, dict[str, float]]  # of the card, for each model, by the time of arrival
 
 
-async def serve(args: RouterArgs, load: Load, seconds: float, together: bool, seed: int) -> Seen:
+async def serve(
+    args: RouterArgs, load: Load, seconds: float, together: bool, named: bool, seed: int
+) -> Seen:
     """Serve the load for so many virtual seconds."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
@@ -200,8 +202,10 @@ async def serve(args: RouterArgs, load: Load, seconds: float, together: bool, se
     cards, rng = Cards(curves, loop, together), Random(seed)
     service = Service(args, cards, clock=loop.time, rng=Random(seed))
     recent = service.recent = Recent(most=10**6)
-    for name in args.models:
+    for number, name in enumerate(args.models):
         service.replicas_changed(name, [name])
+        if named:
+            cards.cards.joined(name, name, "node", ["0" if together else str(number)])
     left_s: dict[float, dict[str, float]] = {}
     numbers = count()
 
@@ -252,25 +256,6 @@ def _queued_s(service: Service, model: str, curve: Curve) -> float:
 def beside(own_s: float, others_s: Iterable[float]) -> float:
     """Seconds of work whose device is shared equally with other work, if nothing else comes."""
     return own_s + sum(min(own_s, other_s) for other_s in others_s)
-
-
-def by_ledger(entry: Entry, seen: Seen) -> float:
-    """Predict by what the router's ledger holds for all models of the card."""
-    model = entry.decision.model or ""
-    loads = {
-        name: load._replace(bias=1.0, running_rest_s=load.running_rest_s / load.bias)
-        for name, load in entry.loads.items()
-    }
-    own_s = predict(entry.models[model], loads[model], entry.request.work[model]).total_s
-    return beside(
-        own_s,
-        (
-            load.running_rest_s
-            + (entry.models[name].curve.step(load.ahead_tokens) if load.ahead_tokens else 0.0)
-            for name, load in loads.items()
-            if name != model
-        ),
-    )
 
 
 def by_truth(entry: Entry, seen: Seen) -> float:
@@ -331,12 +316,12 @@ def median(errors: Errors, model: str | None = None) -> float:
 
 
 def on_virtual_clock(
-    args: RouterArgs, load: Load, seconds: float, together: bool, seed: int
+    args: RouterArgs, load: Load, seconds: float, together: bool, named: bool, seed: int
 ) -> Seen:
     """Run `serve` on a loop of its own."""
     loop = VirtualLoop()
     try:
-        return loop.run_until_complete(serve(args, load, seconds, together, seed))
+        return loop.run_until_complete(serve(args, load, seconds, together, named, seed))
     finally:
         loop.close()
 
@@ -345,14 +330,15 @@ def measure(load: Load, seconds: float, seed: int) -> dict[str, Errors]:
     """The errors of each way to predict."""
     with TemporaryDirectory() as folder:
         learned, profiled = config(None), config(Path(folder))
-        apart = on_virtual_clock(learned, load, seconds, False, seed)
-        together = on_virtual_clock(learned, load, seconds, True, seed)
-        of_profiles = on_virtual_clock(profiled, load, seconds, True, seed)
+        apart = on_virtual_clock(learned, load, seconds, False, False, seed)
+        unaware = on_virtual_clock(learned, load, seconds, True, False, seed)
+        together = on_virtual_clock(learned, load, seconds, True, True, seed)
+        of_profiles = on_virtual_clock(profiled, load, seconds, True, True, seed)
     return {
         "own cards": as_served(apart),
+        "one card, unaware": as_served(unaware),
         "one card, learned curves": as_served(together),
         "one card, profiles": as_served(of_profiles),
-        "ledger": corrected(of_profiles, by_ledger),
         "truth": corrected(of_profiles, by_truth),
     }
 

@@ -71,7 +71,7 @@ def fairness() -> Iterator[Simulated]:
         f"{own.kinds['ingest'].offered} requests of 32 texts",
     )  # fmt: skip
     for weight in (1.0, 2.0):
-        world, rate = flooded(0.2, {"one": 0.4, "other": 0.8}, {"one": weight})
+        world, rate = flooded(0.2, {"one": 0.4, "other": 0.8}, {"one": weight}, 12.0)
         served = run(world, way_of(), rate).served
         ratio = served["one"] / served["other"] / weight
         yield Simulated(
@@ -82,11 +82,14 @@ def fairness() -> Iterator[Simulated]:
 
 
 def flooded(
-    load: float, floods: Mapping[str, float], weights: Mapping[str, float] = MappingProxyType({})
+    load: float,
+    floods: Mapping[str, float],
+    weights: Mapping[str, float] = MappingProxyType({}),
+    seconds: float = 4.0,
 ) -> tuple[World, float]:
     """The tenants that search, at a load, and ingests of so many requests for each of theirs."""
     world = world_of("tenants")
-    traffic, seconds = world.scenario.traffic, 4.0
+    traffic = world.scenario.traffic
     ingest = traffic.classes["ingest"]
     search = {name: one for name, one in traffic.classes.items() if one is not ingest}
     shares = sum(one.share for one in search.values())

@@ -307,7 +307,8 @@ def _long(model: dict[str, Any]) -> LongTexts | None:
 
 
 def _load(load: dict[str, Any]) -> Load:
-    return Load(**{name: value for name, value in load.items() if name != "price"})  # of 0.1
+    known = {name: value for name, value in load.items() if name != "price"}  # of 0.1
+    return Load(**known | {"beside_s": tuple(load.get("beside_s", ()))})
 
 
 def _features(features: dict[str, Any]) -> Features:

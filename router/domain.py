@@ -255,7 +255,7 @@ class Load(NamedTuple):
 
     `ahead_tokens` wait at the better of two sampled replicas, behind the step that runs there. A
     model without a ready replica is unavailable, or cold if `cold_start_s`, the time until it is
-    ready, is set.
+    ready, is set. `beside_s` has the seconds of work of each busy replica on the same device.
     """
 
     ready_replicas: int = 1
@@ -264,6 +264,7 @@ class Load(NamedTuple):
     margin: float = 1.0  # factor on the prediction that only the declared share of requests exceeds
     cold_start_s: float | None = None
     bias: float = 1.0  # factor on the curve that makes the median prediction right
+    beside_s: tuple[float, ...] = ()
 
 
 class Request(NamedTuple):

@@ -6,7 +6,8 @@ invisible characters contain no information about the language, but change its a
 that are possible in the script count. If the first one is not sure, each language's probability is
 multiplied by the likelihood of the words and by the prior from the config. One or two words that
 are common in English are English unless another language is clearly likelier: "hi" is a pronoun in
-Catalan, and far more frequent there, but a text that is nothing else is a greeting.
+Catalan, and far more frequent there, but a text that is nothing else is a greeting. In a
+text of one or two words, fastText reads a compound both as one word and as its parts.
 """
 
 import math
@@ -67,6 +68,8 @@ _LINK = re.compile(r"[!-~]*(?:://|@|\bwww\.)[!-~]*")
 _NOISE = b"0123456789_\\"
 _NOISY_CHUNK = re.compile(r"[!-~]*[0-9_\\][!-~]*")
 _APOSTROPHES = re.compile("[\u2018\u2019\u02bc]")
+_NO_HYPHEN = re.compile(r"(?<![^\W_])-+|-+(?![^\W_])|--+")
+_HYPHENS = re.compile("[\u2010\u2011]")
 _JOINERS = "\u200c\u200d"  # part of words in Arabic and Indic scripts
 _INVISIBLE = re.compile("[\u00ad\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]+")
 _INVISIBLE_AND_JOINERS = re.compile("[\u00ad\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+")
@@ -82,7 +85,8 @@ def without_links(text: str) -> str:
 def words_of(line: str, script: str) -> str:
     """The words of a line as input for fastText, in lower case and separated by one space.
 
-    Numbers, identifiers, hexadecimal, links, punctuation and invisible characters are removed.
+    Numbers, identifiers, hexadecimal, links, punctuation and invisible characters are removed. The
+    hyphens of compounds are kept.
     """
     line = without_links(line)
     encoded = line.encode("utf-8", "replace")
@@ -92,24 +96,30 @@ def words_of(line: str, script: str) -> str:
         western = line.encode("latin-1")
     except UnicodeEncodeError:
         return " ".join(_word().findall(_plain(line, script).lower()))
-    words = western.translate(_western_words(), b"\xad").decode("latin-1").split()
-    if "'" in line:
-        words = [word for quoted in words if (word := quoted.strip("'"))]
-    return " ".join(words)
+    words = western.translate(_western_words(), b"\xad").decode("latin-1")
+    if "-" in words:
+        words = _NO_HYPHEN.sub(" ", words)
+    if "'" in words:
+        return " ".join(word for quoted in words.split() if (word := quoted.strip("'")))
+    return " ".join(words.split())
 
 
 def _plain(line: str, script: str) -> str:
-    """Normalise a line to NFKC, with straight apostrophes and without invisible characters."""
+    """Normalise a line to NFKC, with straight apostrophes, one kind of hyphen and no invisible
+    character.
+    """
     joined = script in ("Latn", "Cyrl")
     line = (_INVISIBLE_AND_JOINERS if joined else _INVISIBLE).sub("", line)
-    return _APOSTROPHES.sub("'", unicodedata.normalize("NFKC", line))
+    return _APOSTROPHES.sub("'", _HYPHENS.sub("-", unicodedata.normalize("NFKC", line)))
 
 
 @cache
 def _western_words() -> bytes:
-    """A translation table for Latin-1: letters in lower case, apostrophes kept, else a space."""
+    """A translation table for Latin-1: letters in lower case, apostrophes and hyphens kept, else a
+    space.
+    """
     kept = (
-        character.lower() if character == "'" or unicodedata.category(character) in _CASED else " "
+        character.lower() if character in "'-" or unicodedata.category(character) in _CASED else " "
         for character in map(chr, range(256))
     )
     return "".join(kept).encode("latin-1")
@@ -125,12 +135,17 @@ def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | No
         return None, 0.0
     if len(distinct) == 1:
         (words,) = distinct  # a word that is repeated says no more
-    known = _probabilities(words, script, _FEW_LABELS)
+    known = _probabilities(words.replace("-", " "), script, _FEW_LABELS)
+    is_unknown = False
+    if "-" in words and len(distinct) <= _FEW_WORDS:
+        whole = _probabilities(words, script, _FEW_LABELS)
+        is_unknown = max(whole.values()) < _CLEARLY or max(whole, key=whole.__getitem__) == _ENGLISH
+        known = _means(known, whole)
     surest = max(known, key=known.__getitem__, default="")
     if known.get(surest, 0.0) >= _SURE:
         return _iso(surest), known[surest]
     allowed = _allowed(script)
-    strengths = word_frequencies.strengths(words.split())
+    strengths = word_frequencies.strengths(words.replace("-", " ").split())
     listed = sorted(allowed.listed, key=strengths.__getitem__, reverse=True) if strengths else []
     most = strengths[listed[0]] if listed else 0
     languages = dict.fromkeys((*known, *(LANGUAGES[index] for index in listed[:_LIKELY_LANGUAGES])))
@@ -150,21 +165,29 @@ def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | No
     probability = weights[best] / sum(weights.values())
     if len(distinct) <= _FEW_WORDS and best != _ENGLISH:
         listed_best = bool(strengths) and best in INDEX and strengths[INDEX[best]] > 0
-        clearly = _CLEARLY if listed_best else _CLEARLY_UNLISTED
+        clearly = _CLEARLY if listed_best and not is_unknown else _CLEARLY_UNLISTED
         if probability < clearly and all(map(_is_common_in_english, distinct)):
             best = _ENGLISH
     return _iso(best), probability
 
 
+def _means(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    languages = dict.fromkeys((*one, *other))
+    return {
+        language: (one.get(language, 0.0) + other.get(language, 0.0)) / 2 for language in languages
+    }
+
+
 def _is_common_in_english(word: str) -> bool:
-    strengths = word_frequencies.strengths([word])
-    return bool(strengths) and strengths[INDEX[_ENGLISH]] >= _COMMON
+    each = [word_frequencies.strengths([part]) for part in word.split("-")]
+    return all(strengths and strengths[INDEX[_ENGLISH]] >= _COMMON for strengths in each)
 
 
 def guess(words: str, script: str) -> tuple[str | None, float]:
     """fastText's first language for a line from `words_of` that is possible in the script, and its
     probability.
     """
+    words = words.replace("-", " ")
     [(probability, label)] = _predict()(words + "\n", 1, 0.0, "strict")
     if (language := _allowed(script).by_label.get(label)) is not None:
         return _iso(language), min(probability, 1.0)
@@ -228,7 +251,7 @@ def _word() -> re.Pattern[str]:
         for character in map(chr, range(0x10000))
         if unicodedata.category(character)[0] in "LM" or character in _JOINERS
     )
-    return re.compile(f"[{letters}]+(?:'[{letters}]+)*")
+    return re.compile(f"[{letters}]+(?:['-][{letters}]+)*")
 
 
 @cache

@@ -9,20 +9,21 @@ A reply means that a step has just ended: the tokens that the replica then holds
 Replicas are compared by tokens, never by requests, two at a time. docs/internals.md has the reasons
 and the literature.
 
-Pure and O(1) for every event: time and randomness are arguments.
+Pure and O(1) for every event, or O(replicas on one device): time and randomness are arguments.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
-from router.domain import Load, Model
+from router.cards import Cards
+from router.domain import Curve, Load, Model
 from router.fair import ANY_SENDER, Sender, Waiting
+from router.group import Group
 
 REPORT_LIFE_S = 1.0
 FOUR = 4  # replicas compared for small texts, whose latency is mostly waiting
 SCANNED = 16  # replicas that are looked at for an idle one, or for one without interactive work
-M = TypeVar("M", bound=Hashable)
 
 
 class Random(Protocol):
@@ -63,6 +64,20 @@ class Replica:
             return own + others
         return own + int(others * (1.0 - age_s / REPORT_LIFE_S)) if age_s < REPORT_LIFE_S else own
 
+    def after_steps(self, ahead: int, curve: Curve, bias: float, now: float) -> tuple[int, float]:
+        """How many of `ahead` outstanding tokens wait behind the known steps, and the seconds until
+        those end.
+        """
+        running = min(self._step_tokens, ahead, curve.batch_tokens)
+        steps_s = curve.step(running)
+        if self._next_tokens and ahead > running:
+            following = min(self._next_tokens, ahead - running, curve.batch_tokens)
+            steps_s += curve.step(following)
+            running += following
+        rest_s = self._step_s + bias * steps_s - now
+        # if they are over, the step that runs now is unknown
+        return (ahead - running, rest_s) if rest_s > 0.0 else (ahead, 0.0)
+
 
 class Dispatch:
     """One call in flight; pass it to `Ledger.completed` once, however the call ends."""
@@ -77,41 +92,33 @@ class Dispatch:
         self.open = True
 
 
-class Group(Generic[M]):
-    """An unordered set with indexed members; members are added and removed in O(1)."""
-
-    __slots__ = ("_places", "members")
-
-    def __init__(self) -> None:
-        self.members: list[M] = []
-        self._places: dict[M, int] = {}
-
-    def add(self, member: M) -> None:
-        """Add a member; no effect if it is one already."""
-        if member not in self._places:
-            self._places[member] = len(self.members)
-            self.members.append(member)
-
-    def discard(self, member: M) -> None:
-        """Remove a member; the last one moves to its place."""
-        place = self._places.pop(member, None)
-        if place is not None:
-            last = self.members.pop()
-            if place < len(self.members):
-                self.members[place] = last
-                self._places[last] = place
-
-
 class _Pool:
     """The replicas of one model: all, those with room for a call, and those without calls."""
 
-    __slots__ = ("by_id", "calls_in_flight", "joined", "roomy", "unused", "waiting")
+    __slots__ = (
+        "bias", "bulk", "by_id", "calls_in_flight", "curve", "joined", "roomy", "unused", "waiting",
+    )  # fmt: skip
 
     def __init__(self, calls_in_flight: int) -> None:
         self.calls_in_flight = calls_in_flight
         self.by_id: dict[str, Replica] = {}
         self.joined, self.roomy, self.unused = (Group[Replica]() for _ in range(3))
-        self.waiting = Waiting()
+        self.waiting, self.bulk = Waiting(), Waiting()
+        self.curve: Curve | None = None  # as of the last `Ledger.load`, with its bias
+        self.bias = 1.0
+
+    def busy_s(self, replica: str, now: float, routers: int) -> float:
+        """Seconds of the work at a replica, with its part of the queue."""
+        state, curve = self.by_id.get(replica), self.curve
+        if state is None or curve is None:
+            return 0.0
+        ahead, rest_s = state.outstanding_tokens(now, routers), 0.0
+        if ahead:
+            ahead, rest_s = state.after_steps(ahead, curve, self.bias, now)
+        ahead += (self.waiting.tokens + self.bulk.tokens) * routers // len(self.by_id)
+        full, last = divmod(ahead, curve.batch_tokens)
+        steps_s = full * curve.step(curve.batch_tokens) + (curve.step(last) if last else 0.0)
+        return rest_s + self.bias * steps_s
 
 
 class Ledger:
@@ -119,13 +126,16 @@ class Ledger:
 
     `calls_in_flight` is, for every model, the maximum of this router's calls at one of its
     replicas. `routers` is the number of router replicas that share the load evenly, including this
-    one; set it when that changes.
+    one; set it when that changes. `cards` knows which replicas share a device.
     """
 
-    __slots__ = ("_pools", "on_last_lost", "routers")
+    __slots__ = ("_cards", "_pools", "on_last_lost", "routers")
 
-    def __init__(self, calls_in_flight: Mapping[str, int], routers: int = 1) -> None:
+    def __init__(
+        self, calls_in_flight: Mapping[str, int], routers: int = 1, cards: Cards | None = None
+    ) -> None:
         self.routers = routers
+        self._cards = cards or Cards()
         self.on_last_lost: Callable[[str], None] | None = None  # a model lost its last replica
         self._pools = {model: _Pool(calls) for model, calls in calls_in_flight.items()}
 
@@ -304,6 +314,7 @@ class Ledger:
         `cold_start_s` is used only while no replica is joined.
         """
         pool = self._pools[model.id]
+        pool.curve, pool.bias = model.curve, bias
         replicas = len(pool.joined.members)
         waiting, calls = pool.waiting.tokens, replicas * model.curve.batch_tokens
         if waiting > calls:
@@ -312,21 +323,11 @@ class Ledger:
         if not replicas:
             return Load(0, waiting, 0.0, margin, cold_start_s, bias)
         state, ahead = self._lighter(pool.joined.members, now, rng)
-        rest_s = 0.0
+        rest_s, beside = 0.0, self._cards.beside.get(state.id)
         if ahead:
-            curve = model.curve
-            running = min(state._step_tokens, ahead, curve.batch_tokens)
-            steps_s = curve.step(running)
-            if state._next_tokens and ahead > running:
-                following = min(state._next_tokens, ahead - running, curve.batch_tokens)
-                steps_s += curve.step(following)
-                running += following
-            rest_s = state._step_s + bias * steps_s - now
-            if rest_s > 0.0:
-                ahead -= running
-            else:  # they are over; the step that runs now is unknown
-                rest_s = 0.0
-        return Load(replicas, ahead + waiting // replicas, rest_s, margin, None, bias)
+            ahead, rest_s = state.after_steps(ahead, model.curve, bias, now)
+        load = Load(replicas, ahead + waiting // replicas, rest_s, margin, None, bias)
+        return load if beside is None else load._replace(beside_s=self._beside_s(beside, now))
 
     def outstanding_tokens(self, model: str, now: float) -> dict[str, int]:
         """The estimated tokens at each replica; for metrics, O(replicas)."""
@@ -351,12 +352,22 @@ class Ledger:
         pool = self._pools[model]
         return pool.waiting.tokens if sender is None else pool.waiting.before(sender)
 
+    def bulk(self, model: str) -> Waiting:
+        """The bulk tokens in this router's own queue for `model`, which go after all others."""
+        return self._pools[model].bulk
+
     def assert_empty(self) -> None:
         """Raise an AssertionError that names every model or replica with own work left; for tests
         and shutdown.
         """
         left = list(self._left())
         assert not left, "the ledger is not empty: " + "; ".join(left)
+
+    def _beside_s(self, beside: Mapping[str, str], now: float) -> tuple[float, ...]:
+        """Seconds of work of each of these replicas that has some."""
+        routers, pools = self.routers, self._pools
+        works = (pools[model].busy_s(other, now, routers) for other, model in beside.items())
+        return tuple(seconds for seconds in works if seconds > 0.0)
 
     def _lighter(self, replicas: list[Replica], now: float, rng: Random) -> tuple[Replica, int]:
         """The less loaded of two different random replicas, and its outstanding tokens."""

@@ -51,7 +51,9 @@ def predict(model: Model, load: Load, work: Work) -> Prediction:
     and this work, and the step that ends it.
 
     Steps are filled to the last token, so the end of a text can fall into a step of its own. If
-    every vector is in the cache, no text is sent and there is no wait.
+    every vector is in the cache, no text is sent and there is no wait. Replicas on one device share
+    its time equally (processor sharing: Kleinrock, "Time-shared systems", 1967), so work is delayed
+    by the shorter of itself and its neighbour's work.
     """
     if not work.texts:
         return _NOTHING
@@ -68,6 +70,9 @@ def predict(model: Model, load: Load, work: Work) -> Prediction:
         step_s = curve.step(most)
         wait_s += load.bias * waiting * step_s
         own_s += full * step_s
+    if load.beside_s:
+        work_s = wait_s + load.bias * (own_s - curve.overhead_s)
+        wait_s += sum(min(work_s, beside_s) for beside_s in load.beside_s)
     if not load.ready_replicas and load.cold_start_s is not None:
         wait_s += load.cold_start_s
     return Prediction(wait_s + load.bias * own_s, wait_s)
@@ -123,6 +128,7 @@ def idle_tail_s(model: Model, load: Load, work: Work) -> float:
         ahead_tokens=0,
         running_rest_s=0.0,
         cold_start_s=None,
+        beside_s=(),
     )
     return predict(model, idle, work).total_s * load.margin
 

@@ -14,7 +14,7 @@ from typing import Generic
 
 from router.calls import LARGE, SMALL, BulkSize, C, DispatchCounters, DispatchLimits
 from router.errors import DeadlineExceeded, RouterError
-from router.fair import BulkShare, FairQueue, Waiting
+from router.fair import BulkShare, FairQueue
 from router.feedback import Feedback
 from router.ledger import Ledger
 
@@ -46,7 +46,7 @@ class Queues(Generic[C]):
             (FairQueue[C](), FairQueue[C]()) for _ in (SMALL, LARGE)
         )
         self._share = BulkShare(limits.bulk_share)
-        self.bulk = Waiting()
+        self.bulk = ledger.bulk(model)
         self._small = [0, 0]  # tokens of small chunks: interactive, bulk
         # interactive tokens of each kind that can go to no replica with room now
         self.stuck = [0, 0]

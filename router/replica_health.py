@@ -11,7 +11,8 @@ from typing import Any
 
 from router.calls import LARGE, CallInFlight, ReplicaInFlight
 from router.feedback import Feedback
-from router.ledger import Group, Ledger
+from router.group import Group
+from router.ledger import Ledger
 
 # engine failures in a row, without an answer between, that eject the replica
 FAILURES_IN_A_ROW = 5

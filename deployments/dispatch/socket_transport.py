@@ -257,9 +257,8 @@ class DirectTransport:
             if models not in self._shared:
                 self._shared.add(models)
                 log.warning(
-                    "%s share device %s of node %s: each is slower while another one works, and "
-                    "no prediction expects that; give each a device of its own, or let them work "
-                    "side by side with CUDA MPS",
+                    "%s share device %s of node %s: each is slower while another one works; give "
+                    "each a device of its own, or let them work side by side with CUDA MPS",
                     " and ".join(models),
                     device,
                     node,

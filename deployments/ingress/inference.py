@@ -6,7 +6,7 @@ from functools import partial
 from typing import Protocol, get_args
 
 from deployments.ingress import asgi, bodies
-from deployments.ingress.advice import advised, without_rankings
+from deployments.ingress.advice import advise, name_rankings
 from deployments.ingress.asgi import HttpAnswer, HttpRequest
 from deployments.ingress.auth import Access
 from deployments.ingress.billing import billed
@@ -21,7 +21,7 @@ from deployments.service.plan import Caller
 from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from router import encoding
-from router.errors import DeadlineExceeded, RateLimitExceeded
+from router.errors import DeadlineExceeded, Overloaded, RateLimitExceeded, UnknownField
 from router.keys import Grant
 from router.rerank_schema import read_object
 from router.schema import EmbeddingsRequest, Priority
@@ -100,8 +100,10 @@ class Inference:
                     return HttpAnswer(200, self._router.views.explanation(plan))
                 room = partial(self._check_room, client, incoming.bytes_each)
                 work = service.embed(request, caller._replace(room=room))
-                with advised(request, grant):
-                    answer = await asgi.attended(work, limit_s + LATE_S, watched)
+                answer = await asgi.attended(work, limit_s + LATE_S, watched)
+            except Overloaded as error:
+                advise(error, request, grant)
+                raise
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None
         size = encoding.estimated_bytes(
@@ -154,8 +156,10 @@ class Inference:
                 work = self._router.reranking.rerank(request, caller)
                 limit_s = limits.request_timeout_s
                 try:
-                    with advised(request.common, grant):
-                        ranking = await asgi.attended(work, limit_s + LATE_S, http_request.watched)
+                    ranking = await asgi.attended(work, limit_s + LATE_S, http_request.watched)
+                except Overloaded as error:
+                    advise(error, request.common, grant)
+                    raise
                 except TimeoutError:
                     raise DeadlineExceeded(limit_s) from None
             made = form.write(request, ranking, http_request.id)
@@ -209,8 +213,11 @@ class Inference:
         ignore = caller.ignores(limits)
         (route, *_) = TABLE.find(http_request.path)
         name = route.parameter(http_request.path)
-        with without_rankings(explain):
+        try:
             incoming = FORMS.get(route.handler, OPENAI).read(body, limits, ignore, name)
+        except UnknownField as error:
+            name_rankings(error, explain)
+            raise
         http_request.ignored = incoming.given.ignored
         request = settled(incoming.given, context)
         caller.check(request)

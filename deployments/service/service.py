@@ -94,7 +94,9 @@ class Service:
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
-        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.served.items()})
+        self.ledger = Ledger(
+            {name: model.calls_in_flight for name, model in args.served.items()}, cards=self.cards
+        )
         self.cache = VectorCache(args.cache.max_bytes)
         self.dispatchers = {
             name: ModelDispatcher(

@@ -19,7 +19,7 @@ from router.strict import parse_args
 from tests.support.clusters import Service, nodes
 from tests.support.launched import ROOT
 from tests.support.qwen3_configs import PATIENCE_S, tiny_config
-from tests.support.tiny_qwen3 import write_tiny_qwen3
+from tests.support.tiny_qwen3 import write_checkpoints
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.models, pytest.mark.long]
@@ -34,11 +34,7 @@ MIXED = (
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("qwen3")
-    return {
-        name: write_tiny_qwen3(folder / name, hidden=width, max_tokens=32768)
-        for name, width in WIDTHS.items()
-    }
+    return write_checkpoints(tmp_path_factory.mktemp("qwen3"), WIDTHS, max_tokens=32768)
 
 
 @pytest.fixture(scope="module")

@@ -145,8 +145,9 @@ def test_the_better_model_is_found_on_every_task(report: dict[str, Any]) -> None
     # both sides of the price: points, device time, and money where it is given
     assert re.search(
         r"\+\d+\.\d points for English over noise at \d+\.\d times the device time, "
-        r"[\d.]+ instead of [\d.]+ per million texts\. Routed, texts have [\d.]+ points, "
-        r"not measurably other than always wordllama-256 \([\d.]+\), at 100% of its device time",
+        r"[\d.]+ instead of [\d.]+ per million texts\. By routing\.yaml these texts have [\d.]+ "
+        r"points at 100% of the device time of always wordllama-256 \([\d.]+\); by rules made from "
+        r"half of them, the other half has [\d.]+, not measurably other than always wordllama-256",
         report["verdict"],
     )
     by_model = {model["name"]: model for model in report["models"]}

@@ -22,7 +22,7 @@ from router import engine_config as settings
 from router.tokenizer import load
 from tests.support.launched import Launched, launched
 from tests.support.qwen3_configs import tiny_config
-from tests.support.tiny_qwen3 import quick_dtype, write_tiny_qwen3
+from tests.support.tiny_qwen3 import quick_dtype, write_checkpoints
 
 pytestmark = [pytest.mark.serve, pytest.mark.models]
 
@@ -40,11 +40,7 @@ INSTRUCTED = (
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("qwen3")
-    return {
-        name: write_tiny_qwen3(folder / name, hidden=width, max_tokens=32768)
-        for name, width in WIDTHS.items()
-    }
+    return write_checkpoints(tmp_path_factory.mktemp("qwen3"), WIDTHS, max_tokens=32768)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ import yaml
 from tests.support.launched import Launched, launched
 from tests.support.qwen3_configs import PATIENCE_S, tiny_config
 from tests.support.qwen3_reranking import DOCUMENTS, QUERY, WITHIN, pairs_of, scores_of
-from tests.support.tiny_qwen3 import write_tiny_qwen3
+from tests.support.tiny_qwen3 import write_checkpoints
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.serve, pytest.mark.models, pytest.mark.long]
@@ -37,11 +37,9 @@ WORK_S = 0.5  # of a processor, which an idle replica does not use meanwhile
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("qwen3-rerankers")
-    return {
-        name: write_tiny_qwen3(folder / name, hidden=width, max_tokens=MAX_TOKENS)
-        for name, width in WIDTHS.items()
-    }
+    return write_checkpoints(
+        tmp_path_factory.mktemp("qwen3-rerankers"), WIDTHS, max_tokens=MAX_TOKENS
+    )
 
 
 @pytest.fixture(scope="module")

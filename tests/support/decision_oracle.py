@@ -36,6 +36,7 @@ def total_s(curve: Curve, load: Load, work: Work) -> float:
         seconds += load.bias * step_s(curve, size, 0, 0)
         left -= size
     seconds += load.bias * step_s(curve, left, work.tokens_sq, work.texts)
+    seconds += sum(seconds if beside_s > seconds else beside_s for beside_s in load.beside_s)
     if load.ready_replicas == 0:
         seconds += load.cold_start_s or 0.0
     return seconds + load.bias * curve.overhead_s

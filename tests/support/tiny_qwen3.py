@@ -8,6 +8,7 @@ small beside it, so that the last token's own does not drown the rest.
 """
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -129,6 +130,14 @@ def write_tiny_qwen3(
         (folder / name).write_text(json.dumps(content, indent=2))
     _write_weights(folder, (vocabulary, hidden), (heads, key_value_heads), layers, seed)
     return folder
+
+
+def write_checkpoints(folder: Path, widths: Mapping[str, int], max_tokens: int) -> dict[str, Path]:
+    """Write a checkpoint of each width into a folder of its name, and return the folders."""
+    return {
+        name: write_tiny_qwen3(folder / name, hidden=width, max_tokens=max_tokens)
+        for name, width in widths.items()
+    }
 
 
 def _write_weights(

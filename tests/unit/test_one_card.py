@@ -34,9 +34,10 @@ def test_work_beside_other_work_takes_longer_by_the_shorter_of_the_two(
     assert beside(2.0, others_s) == expected_s
 
 
-def test_predictions_are_worse_where_models_share_a_card() -> None:
-    apart, together = (
-        median(as_served(on_virtual_clock(config(None), Load(0.6), 20.0, shared, 0)))
-        for shared in (False, True)
+def test_predictions_on_one_card_are_worse_without_the_work_of_the_neighbours() -> None:
+    apart, unaware, aware = (
+        median(as_served(on_virtual_clock(config(None), Load(0.6), 20.0, together, named, 0)))
+        for together, named in ((False, False), (True, False), (True, True))
     )
-    assert together > 1.5 * apart
+    assert unaware > 1.5 * apart
+    assert aware < 0.75 * unaware

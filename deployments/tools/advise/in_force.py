@@ -1,18 +1,19 @@
 """Combine measured rules with the rules in force, and add caution for texts not measured.
 
-`routing.yaml` replaces the rules in force. It leaves out a rule only if the measured texts settle
-that the rule's model is not needed: no larger model's interval reaches the least gain. The rest of
-a rule is kept and marked, such as languages and scripts of no measured text. Texts that were not
-measured, and that no kept rule raises, get a rule of caution.
+`routing.yaml` replaces the rules in force. It leaves out a rule, or lowers the default, only if the
+measured texts settle that its model is not needed: no larger model's interval reaches the least
+gain. The rest of a rule is kept and marked, such as languages and scripts of no measured text.
+Texts that were not measured, and that no kept rule raises, get a rule of caution.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from deployments.tools.advise.derived import Choice, Derived, Dropped, Found, doubted
+from deployments.tools.advise.derived import told as evidence
 from deployments.tools.advise.languages import names_of
 from deployments.tools.advise.quality import Task, Unit
-from deployments.tools.advise.rules import LATIN, Choice, Derived, Dropped, Found, Search, Where
-from deployments.tools.advise.rules import told as evidence
+from deployments.tools.advise.rules import LATIN, Search, Where
 from deployments.tools.advise.run import Plan
 from deployments.tools.advise.slices import doubt
 from deployments.tools.policy_file import parse_policy
@@ -46,28 +47,37 @@ def derive(
     plan: Plan, tasks: Sequence[Task], min_gain: float, rows: Where | None = None
 ) -> Derived:
     """Derive the routing that the texts support, with what is kept of the rules in force."""
-    search = Search(plan, tasks, min_gain, rows)
-    found, now = search.derive(), in_force(plan)
+    now = in_force(plan)
+    default = None if now is None else now.tiers[now.routing.default_tier]
+    search = Search(plan, tasks, min_gain, rows, default)
+    found = search.derive()
     if now is None:
         return _Rest(search, found, None, _default_points(plan)).with_caution()
     settings = now.routing.model_dump(
         mode="json", exclude_defaults=True, exclude={"default_tier", "rules"}
     )
     found = found._replace(tiers=now.tiers, settings=settings)
+    if default not in search.rank:
+        return _as_it_is(found, now, f"{default} was not measured")
     if found.default_choice is None:
-        return _as_it_is(found, now)
+        return _as_it_is(found, now, "nothing was measured")
+    if found.default_model == default:  # its tier by the name in force
+        found = found._replace(default=str(now.routing.default_tier))
+    if found.undecided:
+        found = found._replace(default_why=f"{KEPT}: {found.undecided}")
     return _Rest(search, found, now, _default_points(plan)).with_kept().with_caution()
 
 
-def _as_it_is(found: Derived, now: InForce) -> Derived:
+def _as_it_is(found: Derived, now: InForce, why: str) -> Derived:
     """Keep everything that is in force: no measurement supports a change."""
     default = now.routing.default_tier
-    model = now.tiers[default]
-    kept = tuple(
-        _kept(rule, now, _when(rule), "nothing was measured") for rule in now.routing.rules
+    return found._replace(
+        default=str(default),
+        default_model=now.tiers[default],
+        default_why=f"{KEPT}: {why}",
+        default_choice=None,
+        rules=tuple(_kept(rule, now, _when(rule), why) for rule in now.routing.rules),
     )
-    why = f"{KEPT}: nothing was measured that could speak for another"
-    return found._replace(default=str(default), default_model=model, default_why=why, rules=kept)
 
 
 def _when(rule: Rule) -> dict[str, Any]:
@@ -191,10 +201,7 @@ class _Rest:
             return evidence(choice, self._found.default_model)
         one = doubt(choice.differences, choice.model, self._search.min_gain)
         assert one is not None
-        return (
-            f"{choice.units} texts cannot rule out {one.high:+.1f} points of {one.larger} over "
-            f"{choice.model}"
-        )
+        return doubted(choice, one)
 
     def _drop(self, name: str, when: Mapping[str, Any], why: str) -> None:
         self._dropped.append(Dropped(name, when, why))
@@ -230,19 +237,37 @@ class _Rest:
         if scripts:
             conditions.append(("script-not-measured", {"scripts": scripts}))
         mixed = self._search.where(lambda unit: unit.features.mixed)
-        if not self._search.is_enough(mixed) and not any(
-            self._is_over(rule, floor) and dict(rule.when) == {"mixed": True}
-            for rule in self._rules
-        ):
+        if not self._search.is_enough(mixed) and not self._raises_kind("mixed", floor):
             conditions.append(("mixed-not-measured", {"mixed": True}))
-        tier = self._search.tier[floor]
         for name, when in conditions:
-            said = f"{CAUTION}: {why}; take this rule out if it costs too much"
-            self._add(Found(name, when, tier, floor, said, None, "caution"))
+            self._caution(name, when, floor, why)
+        default = self._search.default
+        if default in self._rank and self._rank[default] > self._base:
+            why = "the default is lower now, and nothing settles that it is enough here"
+            for kind in ("mixed", "code"):
+                if not self._raises_kind(kind, default) and self._is_open(kind, default):
+                    self._caution(f"{kind}-not-settled", {kind: True}, default, why)
+
+    def _caution(self, name: str, when: dict[str, Any], floor: str, why: str) -> None:
+        said = f"{CAUTION}: {why}; take this rule out if it costs too much"
+        self._add(Found(name, when, self._search.tier[floor], floor, said, None, "caution"))
 
     def _is_over(self, rule: Found, floor: str) -> bool:
         """Whether a rule raises to `floor` or above; an unmeasured model counts as above."""
         return self._rank.get(rule.model, len(self._rank)) >= self._rank[floor]
+
+    def _raises_kind(self, kind: str, floor: str) -> bool:
+        """Whether a rule raises mixed texts, or code, to this model or a larger one."""
+        return any(
+            self._is_over(rule, floor) and dict(rule.when) == {kind: True} for rule in self._rules
+        )
+
+    def _is_open(self, kind: str, floor: str) -> bool:
+        """Whether the texts leave open that mixed texts, or code, need this model."""
+        rows = self._search.where(lambda unit: getattr(unit.features, kind))
+        return not self._search.is_enough(rows) or not self._is_settled(
+            self._search.choose(rows), floor
+        )
 
     def _raises(self, key: str, value: str, floor: str) -> bool:
         return any(

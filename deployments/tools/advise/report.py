@@ -9,11 +9,11 @@ from typing import Any
 
 from deployments.tools.advise import quality, rules_yaml
 from deployments.tools.advise import slices as slicing
+from deployments.tools.advise.derived import Choice
 from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.inputs import LEAST_UNITS, Inputs
 from deployments.tools.advise.latency import AT_ONCE, Timing
 from deployments.tools.advise.quality import Task
-from deployments.tools.advise.rules import Choice
 from deployments.tools.advise.run import Plan
 from deployments.tools.advise.slices import Slice
 from deployments.tools.advise.traffic import outcomes
@@ -76,6 +76,7 @@ def make(
             "default_tier": derived.default,
             "default_model": derived.default_model,
             "why": derived.default_why,
+            "undecided": derived.undecided,
             "rules": [
                 {**one._asdict(), "when": dict(one.when), "choice": _choice(one.choice)}
                 for one in derived.rules

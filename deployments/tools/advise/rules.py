@@ -3,7 +3,8 @@
 For a group of texts the choice is the smallest model that no larger one beats measurably and by the
 least gain that is worth it. Differences of models are averaged over the tasks that have enough such
 texts, with equal weights. The default is the lowest choice of any measured language, because rules
-can only raise. Each rule is then searched for among the texts that no earlier rule raised, so that
+can only raise; a default in force stays unless the texts settle that a smaller one is enough. Each
+rule is then searched for among the texts that no earlier rule raised, so that
 no rule uses another's evidence: languages (by their plain texts), then scripts, mixed texts, code,
 and long texts. The significance required of each is 0.05 divided by the number of comparisons.
 
@@ -13,16 +14,25 @@ alike, the fewer short texts would often look as if they gained nothing.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from deployments.tools.advise.derived import Choice, Derived, Evidence, Found, doubted, told
 from deployments.tools.advise.inputs import LEAST_UNITS
 from deployments.tools.advise.languages import language, names_of
 from deployments.tools.advise.quality import Rows, Task, Unit
 from deployments.tools.advise.run import Plan
-from deployments.tools.advise.slices import ALPHA, BANDS, Difference, enough, gaps, p_value
+from deployments.tools.advise.slices import (
+    ALPHA,
+    BANDS,
+    Difference,
+    doubt,
+    enough,
+    gaps,
+    p_value,
+)
 
 Where = Mapping[str, Rows]  # rows of each task, by its name
 # name of the rule, its `when`, and whether it holds
@@ -31,78 +41,19 @@ LATIN = "Latn"
 NO_LARGER = "no larger model is shown to be worth its price"
 
 
-class Evidence(NamedTuple):
-    """The result of one task for a group of texts."""
-
-    task: str
-    metric: str
-    units: int
-    values: Mapping[str, float]
-
-
-class Choice(NamedTuple):
-    """The model that is enough for a group of texts; None if no task has enough of them."""
-
-    model: str | None
-    units: int
-    evidence: tuple[Evidence, ...]
-    differences: tuple[Difference, ...]  # averaged over the tasks
-
-
-class Found(NamedTuple):
-    """A rule, and why it was made."""
-
-    name: str
-    when: Mapping[str, Any]
-    floor: str  # tier
-    model: str
-    why: str
-    choice: Choice | None  # None: caution, not evidence
-    source: str = "measured"  # or "kept" from the rules in force, or "caution"
-
-
-class Dropped(NamedTuple):
-    """A rule in force, or a part of one, that the measurements make unnecessary."""
-
-    name: str
-    when: Mapping[str, Any]
-    why: str
-
-
-class Derived(NamedTuple):
-    """A complete routing."""
-
-    default: str  # tier
-    default_model: str
-    default_why: str
-    default_choice: Choice | None
-    rules: tuple[Found, ...]
-    languages: Mapping[str, Choice]  # those with enough texts
-    silent: tuple[str, ...]  # what no rule was made for, and why
-    tiers: Mapping[str, str] | None = None  # those in force, if known
-    settings: Mapping[str, Any] = {}  # other keys of `routing:` in force
-    dropped: tuple[Dropped, ...] = ()
-
-    def routing(self, tiers: Container[str] | None = None) -> dict[str, Any]:
-        """Return `routing:` of a config; with only the rules of `tiers`, if given."""
-        return {
-            "default_tier": self.default,
-            **self.settings,
-            "rules": [
-                {"name": rule.name, "when": dict(rule.when), "floor": rule.floor}
-                for rule in self.rules
-                if tiers is None or rule.floor in tiers
-            ],
-        }
-
-
 class Search:
     """Searches for rules in some rows of some tasks."""
 
     def __init__(
-        self, plan: Plan, tasks: Sequence[Task], min_gain: float, rows: Where | None = None
+        self,
+        plan: Plan,
+        tasks: Sequence[Task],
+        min_gain: float,
+        rows: Where | None = None,
+        default: str | None = None,
     ) -> None:
-        self._plan, self.min_gain = plan, min_gain
+        """Search for rules; `default` is the model of the default tier in force, if known."""
+        self._plan, self.min_gain, self.default = plan, min_gain, default
         self._tasks = [task for task in tasks if task.kind != "agreement"]
         self._rows = rows or {task.name: np.arange(len(task.units)) for task in self._tasks}
         # A floor is a tier, so only models that have a tier can be chosen.
@@ -146,6 +97,9 @@ class Search:
             key=self.rank.__getitem__,
         )
         asks = [name for name, choice in choices.items() if choice.model == base]
+        chosen, why = choices[asks[0]], f"{NO_LARGER} for {names_of(asks)}"
+        if undecided := self._undecided({language(name): one for name, one in choices.items()}):
+            base, why = self.default or base, undecided
         rules = self._language_rules(choices, base)
         silent = [
             f"{name}: {sum(map(len, rows.values()))} texts, too few to tell ({LEAST_UNITS} of a "
@@ -200,12 +154,28 @@ class Search:
         return Derived(
             self.tier[base],
             base,
-            f"{NO_LARGER} for {names_of(asks)}",
-            choices[asks[0]],
+            why,
+            chosen,
             tuple(rules),
             choices,
             tuple(dict.fromkeys(silent)),
+            undecided=undecided,
         )
+
+    def _undecided(self, choices: Mapping[str, Choice]) -> str:
+        """Say why the default in force stays; empty if the texts settle that less is enough."""
+        default = self.default
+        if default not in self.rank:
+            return ""
+        open_still = [
+            f"for {name} {doubted(choice, one)}"
+            for name, choice in choices.items()
+            if choice.model is not None and self.rank[choice.model] < self.rank[default]
+            if (one := doubt(choice.differences, choice.model, self.min_gain)) is not None
+        ]
+        if not open_still:
+            return ""
+        return f"not enough rows to tell: {'; '.join(open_still)}"
 
     def _of_language(self, rows: Where) -> Choice:
         """Choose a model for a language's plain texts.
@@ -310,12 +280,21 @@ class Search:
             if choice.model
             else ("nothing was measured that could speak for a smaller model")
         )
+        if undecided := self._undecided({"all texts together": choice}):
+            model, why = self.default or model, undecided
         silent = tuple(
             f"{name}: {sum(map(len, rows.values()))} texts, too few to tell"
             for name, rows in languages.items()
         )
         return Derived(
-            self.tier[model], model, why, choice if choice.model else None, (), {}, silent
+            self.tier[model],
+            model,
+            why,
+            choice if choice.model else None,
+            (),
+            {},
+            silent,
+            undecided=undecided,
         )
 
     def _language_rules(self, choices: Mapping[str, Choice], base: str) -> list[Found]:
@@ -394,23 +373,6 @@ def pool(same: Sequence[Difference]) -> Difference:
         points + 1.96 * error,
         p_value(points, error),
         error,
-    )
-
-
-def told(choice: Choice, base: str) -> str:
-    """Format the evidence as a line."""
-    gains = [
-        one for one in choice.differences if one.smaller == base and one.larger == choice.model
-    ]
-    gain = (
-        f"{gains[0].points:+.1f} points [{gains[0].low:+.1f}, {gains[0].high:+.1f}] over {base}; "
-        if gains
-        else ""
-    )
-    return gain + "; ".join(
-        f"{one.task}, {one.units} texts, {one.metric} "
-        + " / ".join(f"{value:.1f}" for value in one.values.values())
-        for one in choice.evidence
     )
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from deployments.tools.advise.rules import Derived, told
+from deployments.tools.advise.derived import Derived, told
 from deployments.tools.advise.run import Plan
 
 

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deployments.tools.advise.derived import Derived
 from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.latency import Timing
 from deployments.tools.advise.quality import SEED, Rows, Task, Unit
-from deployments.tools.advise.rules import Derived
 from deployments.tools.advise.run import Floats, Plan
 from router.domain import Curve, Load, Model, Request, Tier, Work
 from router.models import build_policy
@@ -84,7 +84,8 @@ def outcomes(
 ) -> list[Outcome]:
     """Return the outcome of each model alone, and of the routing.
 
-    The list is empty without tasks that measure quality.
+    The list is empty without tasks that measure quality, and without the routing if the default was
+    not measured.
     """
     judged = [task for task in tasks if task.kind != "agreement"]
     if not judged:
@@ -97,7 +98,9 @@ def outcomes(
         if candidate.tiers
     }
     smallest, largest = next(iter(named)), list(named)[-1]
-    named[ROUTED] = assign(plan, judged, derived)
+    if f"always {derived.default_model}" in named:
+        named[ROUTED] = assign(plan, judged, derived)
+    grouped = named.get(ROUTED, named[largest])
     if (crossed := _crossed(plan, judged, min_gain)) is not None:
         named[CROSSED] = crossed
     made = []
@@ -108,8 +111,7 @@ def outcomes(
             if name in (ROUTED, CROSSED)
         }
         by_task = {
-            task.name: _value(task, assigned[task.name], named[ROUTED][task.name])
-            for task in judged
+            task.name: _value(task, assigned[task.name], grouped[task.name]) for task in judged
         }
         device_s = _device_s(plan, judged, assigned, timing)
         shares = {

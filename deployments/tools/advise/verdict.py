@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from deployments.tools.advise import slices as slicing
+from deployments.tools.advise.derived import Choice, Derived, doubted
 from deployments.tools.advise.inputs import LEAST_UNITS
 from deployments.tools.advise.languages import language, names_of
 from deployments.tools.advise.latency import Timing
 from deployments.tools.advise.quality import Task
-from deployments.tools.advise.rules import Choice, Derived
 from deployments.tools.advise.run import Plan
 from deployments.tools.advise.slices import Difference, Slice
 from deployments.tools.advise.traffic import CROSSED, ROUTED, Outcome
@@ -52,35 +52,52 @@ def verdict(
     ]
     more += _worse(found, min_gain)
     routed, fair, always = _policies(traffic)
+    if derived.undecided:
+        default = _named(plan, derived.default_model)
+        head += f". Not enough rows to tell: the default {default} stays"
+    if routed is None:
+        return head + ".", more
     top, low = always[largest], always[next(iter(always))]
+    said = (
+        f"By routing.yaml these texts have {routed.quality:.1f} points at {_share(routed, top)} of "
+        f"the device time of {top.name} ({top.quality:.1f})"
+    )
     if fair is not None:
-        share = fair.device_s / top.device_s if top.device_s else 1.0
-        own = (
-            f"Rules flatter the texts they were made from: on those it is {routed.quality:.1f}. "
-            f"The fair figure uses the rules of the other half: {_versus(fair, top)}, and "
-            f"{_versus(fair, low)}."
+        said += (
+            f"; by rules made from half of them, the other half has {fair.quality:.1f}, "
+            f"{_compared(fair, top)}"
         )
-        said = f" Routed, texts have {fair.quality:.1f} points, {_compared(fair, top)}"
+        own = (
+            "Rules flatter the texts they were made from. The fair figure judges each half of the "
+            "texts by rules made from the other half, which can differ from routing.yaml: "
+            f"{_versus(fair, top)}, and {_versus(fair, low)}, at {_share(fair, top)} of the device "
+            f"time of {top.name}."
+        )
     else:
-        share = routed.device_s / top.device_s if top.device_s else 1.0
         own = (
             "That figure flatters: its rules were made from these very texts. There are too few "
             f"texts here to judge them fairly: that takes {2 * LEAST_UNITS} of a task, half to "
             "make rules."
         )
-        best = f"always {largest}: {top.quality:.1f}"
-        said = f" Routed, texts have {routed.quality:.1f} points ({best})"
     if derived.default_choice is None:
         return head + ".", [*more, own]
-    return f"{head}.{said}, at {share:.0%} of its device time.", [*more, own]
+    return f"{head}. {said}.", [*more, own]
+
+
+def _share(one: Outcome, top: Outcome) -> str:
+    """Format the device time of an outcome as a share of another's."""
+    return f"{one.device_s / top.device_s if top.device_s else 1.0:.0%}"
 
 
 def _policies(
     traffic: Sequence[Outcome],
-) -> tuple[Outcome, Outcome | None, dict[str, Outcome]]:
-    """Return outcomes: routed, routed by the other half's rules if any, and always each model."""
+) -> tuple[Outcome | None, Outcome | None, dict[str, Outcome]]:
+    """Return outcomes: routed, routed by the other half's rules, and always each model.
+
+    The first two are None if they were not measured.
+    """
     return (
-        next(one for one in traffic if one.name == ROUTED),
+        next((one for one in traffic if one.name == ROUTED), None),
         next((one for one in traffic if one.name == CROSSED), None),
         {
             one.name.removeprefix("always "): one
@@ -140,11 +157,8 @@ def _headline(
         elif (one := slicing.doubt(choice.differences, model, min_gain)) is None:
             is_enough.setdefault(model, []).append(name)
         else:
-            doubtful.append(
-                f"for {name} {choice.units:,} texts cannot rule out {one.high:+.1f} points of "
-                f"{_named(plan, one.larger)} over "
-                f"{_named(plan, model)}"
-            )
+            named = one._replace(larger=_named(plan, one.larger), smaller=_named(plan, one.smaller))
+            doubtful.append(f"for {name} {doubted(choice, named)}")
     rest = [
         f"for {names_of(names)} {_named(plan, model)} is enough"
         for model, names in is_enough.items()
@@ -166,6 +180,8 @@ def about_rules(derived: Derived) -> list[str]:
         ]
     kept = [rule.name for rule in derived.rules if rule.source == "kept"]
     lines = []
+    if derived.undecided or derived.default_choice is None:
+        lines.append(f"The default {derived.default_model} is {derived.default_why}.")
     if kept:
         lines.append(
             f"Of the rules in force routing.yaml keeps {', '.join(kept)}: these texts do not "
@@ -186,7 +202,7 @@ def _gains(
     """
     models = list(timing)
     base = derived.default_model
-    if base == largest:  # then the choice is between it and the next smaller one
+    if base not in models or base == largest:  # compare with the next smaller one
         base = models[models.index(largest) - 1]
     gains = []
     for name, choice in worth.items():

@@ -182,6 +182,34 @@ def test_a_word_of_another_language_stays_there_though_english_uses_it(
     assert detect(text).language == language
 
 
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        *(
+            (text, "en")
+            for text in ("hi-fi", "Hi-Fi", "HI-FI", "hi\u2011fi", "'hi-fi'", "- hi-fi -")
+        ),
+        *((text, "en") for text in ("co-op", "non-stop", "die-hard", "log-in", "up-to-date")),
+        ("reset-your-password", "en"),
+        ("a-t-il", "fr"),
+        ("arc-en-ciel", "fr"),
+        ("d\xe1-me", "pt"),
+        ("dintr-un", "ro"),
+        ("l-am", "ro"),
+        ("S-Bahn", "de"),
+        ("anak-anak", "id"),
+        ("oda-vissza", "hu"),
+    ],
+)
+def test_a_compound_is_one_word(text: str, language: str) -> None:
+    assert detect(text).language == language
+
+
+@pytest.mark.parametrize("text", ["wi-fi", "sci-fi", "e-mail"])
+def test_a_compound_of_many_languages_has_none(text: str) -> None:
+    assert detect(text).language is None
+
+
 def test_a_prior_goes_before_common_english() -> None:
     assert detect("hi", {"ca": 5.0}).language == "ca"
 

@@ -55,6 +55,17 @@ ENGLISH = Features(9, "en", "Latn", False, False)
             Load(2, 16, bias=2.0), Work(40, 20, 800, 2), 2.5, 6.25, id="two-slow-busy-replicas"
         ),
         pytest.param(Load(0, cold_start_s=8.0), FOUR, 8.0, 8.625, id="a-cold-start"),
+        pytest.param(Load(beside_s=(0.25,)), FOUR, 0.25, 0.875, id="beside-less-work"),
+        pytest.param(Load(beside_s=(9.0,)), FOUR, 0.5, 1.125, id="beside-more-work"),
+        pytest.param(Load(beside_s=(9.0, 0.25)), FOUR, 0.75, 1.375, id="beside-two-others"),
+        pytest.param(Load(1, 16, beside_s=(9.0,)), FOUR, 3.0, 3.625, id="what-waits-shares-too"),
+        pytest.param(
+            Load(1, 16, 0.5, bias=2.0, beside_s=(4.5,)),
+            FOUR,
+            7.0,
+            8.25,
+            id="all-beside-more",
+        ),
         pytest.param(Load(), Work(0, 4, 0, 0), 0.0, 0.0, id="nothing-left-to-do"),
         pytest.param(
             Load(1, 40, 0.5, bias=2.0), Work(0, 4, 0, 0), 0.0, 0.0, id="nothing-to-do-at-a-busy-one"

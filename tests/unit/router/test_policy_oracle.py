@@ -44,6 +44,7 @@ loads = st.builds(
     margin=st.sampled_from((0.5, 1.0, 1.5, 4.0)),
     cold_start_s=st.none() | ticks,
     bias=st.sampled_from((0.5, 1.0, 2.0)),
+    beside_s=st.lists(ticks, max_size=2).map(tuple),
 )
 features = st.builds(
     Features,

@@ -120,6 +120,7 @@ some_loads = st.fixed_dictionaries(
             st.floats(0.5, 100),
             st.none() | st.floats(0, 90),
             st.floats(0.1, 10),
+            st.lists(st.floats(0, 9), max_size=2).map(tuple),
         )
         for name in MODELS
     }

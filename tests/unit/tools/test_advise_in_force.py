@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from deployments.tools.advise import rules_yaml
+from deployments.tools.advise import rules_yaml, slices, traffic, verdict
+from deployments.tools.advise.derived import Derived
 from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.quality import Task, Unit
-from deployments.tools.advise.rules import Derived
 from deployments.tools.advise.run import Plan
 from deployments.tools.policy_file import read_policy, text_of, with_tiers
 from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
@@ -24,7 +24,7 @@ from router.policy import decide
 from router.replay import Other, Summary, replay
 from router.routing_config import Routing
 from router.strict import ConfigError
-from tests.support.advise_plan import MODELS, plan, task, unit
+from tests.support.advise_plan import MODELS, plan, task, timing, unit
 
 LOCAL = Path(__file__).resolve().parents[3] / "configs" / "local.yaml"
 SHIPPED = read_policy(LOCAL).routing
@@ -217,6 +217,118 @@ def test_where_nothing_was_measured_everything_stays_as_it_is() -> None:
     assert made.default == "balanced"
     assert [rule.name for rule in made.rules] == [rule.name for rule in SHIPPED.rules]
     assert {rule.source for rule in made.rules} == {"kept"}
+
+
+def near(
+    count: int, gained: int, of: str = "large", code: int = 0, language: str | None = "en"
+) -> Task:
+    """All models are alike but for one that is right on `gained` more of `count` texts, and on one
+    fewer; after them `code` texts on which no model is wrong.
+    """
+    scores = {model: np.ones(count + code) for model in MODELS}
+    for model in MODELS[: MODELS.index(of)]:
+        scores[model][:gained] = 0.0
+    scores[of][gained] = 0.0
+    units = (*(unit(language),) * count, *(unit(None, code=True),) * code)
+    return Task("t", "labels", "accuracy", units, scores=scores)
+
+
+UNDECIDED = near(300, 4)
+BEST = Routing.model_validate({"default_tier": "best"})
+
+
+@pytest.mark.parametrize(
+    ("in_force", "default"),
+    [(BEST, "best"), (SHIPPED, "balanced"), (Routing(), "fast")],
+    ids=["the largest", "the middle", "the smallest"],
+)
+@pytest.mark.parametrize("language", ["en", None], ids=["English", "no language"])
+def test_a_default_stays_where_the_texts_cannot_rule_a_gain_out(
+    in_force: Routing, default: str, language: str | None
+) -> None:
+    of = serving(in_force)
+    made = derive(of, [near(300, 4, language=language)], 1.0)
+    assert made.default == default
+    assert made.default_model == TIERS[Tier(default)]
+    if default == "fast":
+        assert made.undecided == ""
+        return
+    about = "English" if language else "all texts together"
+    said = f"not enough rows to tell: for {about} 300 texts cannot rule out +"
+    assert made.default_why.startswith(f"kept from the rules in force: {said}")
+    text = rules_yaml.yaml(of, made, None, {}, 1.0)
+    assert f"# {made.default_model}: kept from the rules in force: not enough rows to tell" in text
+    assert f"default_tier: {default}" in text
+
+
+def test_a_default_is_lowered_where_the_texts_settle_that_less_is_enough() -> None:
+    """What was not measured, and code that cannot tell, stay with the default in force."""
+    made = derive(serving(BEST), [near(20_000, 40)], 1.0)
+    rules = found(made)
+    assert (made.default, made.undecided) == ("fast", "")
+    assert rules["language-not-measured"] == ({"not_languages": ["en"]}, "best", "caution")
+    assert rules["mixed-not-measured"] == ({"mixed": True}, "best", "caution")
+    assert rules["code-not-settled"] == ({"code": True}, "best", "caution")
+    assert "mixed-not-settled" not in rules
+    measured = found(derive(serving(BEST), [near(20_000, 40, code=60)], 1.0))
+    assert "code-not-settled" not in measured
+
+
+def test_one_language_that_cannot_tell_keeps_the_default_for_all() -> None:
+    settled, open_still = near(20_000, 40), near(60, 2, language="zh")
+    units = settled.units + open_still.units
+    scores = {
+        model: np.concatenate([settled.scores[model], open_still.scores[model]]) for model in MODELS
+    }
+    both = Task("t", "labels", "accuracy", units, scores=scores)
+    made = derive(serving(BEST), [both], 1.0)
+    assert (made.default, made.rules) == ("best", ())
+    assert "for Chinese 60 texts cannot rule out" in made.undecided
+    assert "English" not in made.undecided
+
+
+def test_a_default_that_was_not_measured_stays_with_all_rules() -> None:
+    of = replace(serving(SHIPPED), candidates=plan(("small", "large")).candidates)
+    of = replace(of, tokens={name: of.tokens[name] for name in ("small", "large")})
+    few = {"small": [0.4] * 600, "large": [0.9] * 600}
+    made = derive(of, [task("t", [unit("en")] * 600, few)], 1.0)
+    assert (made.default, made.default_model) == ("balanced", "middle")
+    assert made.default_why == "kept from the rules in force: middle was not measured"
+    assert [rule.name for rule in made.rules] == [rule.name for rule in SHIPPED.rules]
+    head, more = said(of, task("t", [unit("en")] * 600, few), made)
+    assert head.startswith("large (balanced) is worth it: +")
+    assert "By routing.yaml" not in head
+    assert "The default middle is kept from the rules in force: middle was not measured." in more
+
+
+def said(of: Plan, one: Task, made: Derived) -> tuple[str, list[str]]:
+    """The headline and the lines of a report."""
+    costs = dict(zip(MODELS, (0.001, 0.01, 0.1), strict=True))
+    timings = {each.name: timing(each.name, costs[each.name]) for each in of.candidates}
+    whole = slices.holm(list(slices.slices(of, one)))
+    rows = traffic.outcomes(of, [one], made, timings, 1.0, None)
+    head, more = verdict.verdict(of, [one], whole, made, rows, 1.0, timings)
+    return head, more + verdict.about_rules(made)
+
+
+def test_the_headline_speaks_of_the_file_that_is_written() -> None:
+    """Halves of these texts cannot tell what the whole settles, so their rules differ from it."""
+    of, one = serving(BEST), near(600, 3)
+    made = derive(of, [one], 1.0)
+    assert made.default == "fast"
+    head, more = said(of, one, made)
+    # small is wrong on 3 texts; one half gives all its texts to large
+    assert ". By routing.yaml these texts have 99.5 points at 1% of the device time of " in head
+    assert "; by rules made from half of them, the other half has 99." in head
+    (fair,) = [line for line in more if "which can differ from routing.yaml" in line]
+    assert fair.endswith("at 50% of the device time of always large.")
+    undecided = derive(of, [UNDECIDED], 1.0)
+    head, more = said(of, UNDECIDED, undecided)
+    assert ". Not enough rows to tell: the default large (best) stays. By routing.yaml" in head
+    assert " at 100% of the device time of always large" in head
+    assert any(
+        line.startswith("The default large is kept from the rules in force: not") for line in more
+    )
 
 
 def test_other_keys_of_the_routing_in_force_are_carried_over(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 import yaml as pyyaml
 
 from deployments.tools.advise import rules_yaml, slices, traffic, verdict
+from deployments.tools.advise.derived import Derived
 from deployments.tools.advise.quality import Task, Unit
-from deployments.tools.advise.rules import Derived, Search
+from deployments.tools.advise.rules import Search
 from deployments.tools.policy_file import read_policy
 from router.domain import Tier
 from router.strict import changed
@@ -396,8 +397,8 @@ def test_what_is_ruled_out_is_said_to_be_enough() -> None:
     units = [unit("en")] * 400
     alike = task("t", units, dict.fromkeys(MODELS, [0.7] * 400))
     assert said_of(alike)[0].startswith(
-        "large (best) is not worth its cost here: for English small (fast) is enough. Routed, "
-        "texts have "
+        "large (best) is not worth its cost here: for English small (fast) is enough. By "
+        "routing.yaml these texts have "
     )
 
 
@@ -428,11 +429,12 @@ def test_the_verdict_has_points_cost_and_the_fair_figure() -> None:
     # 0.1 device seconds against 0.01 a token; each Timing says 1.0 s a million
     assert re.match(
         r"large \(best\) is worth it: \+5\d\.\d points for Chinese over middle at 1\.0 times the "
-        r"device time; for English middle \(balanced\) is enough\. Routed, texts have \d\d\.\d "
-        r"points, not measurably other than always large \(\d\d\.\d\), at 3\d% of its device",
+        r"device time; for English middle \(balanced\) is enough\. By routing\.yaml these texts "
+        r"have \d\d\.\d points at 3\d% of the device time of always large \(\d\d\.\d\); by rules "
+        r"made from half of them, the other half has \d\d\.\d, not measurably other than always ",
         head,
     ), head
-    assert "The fair figure uses the rules of the other half" in more[-1]
+    assert "which can differ from routing.yaml" in more[-1]
 
 
 def test_the_verdict_says_where_a_larger_model_is_worse() -> None:
