@@ -163,4 +163,4 @@ async def test_memory_is_given_back_once_the_text_was_read_and_not_before(
         await asyncio.wait([bench.tasks["a"]])
     assert not given
     await bench.close()
-    await bench.until(lambda: given == [LONG])
+    await bench.until(lambda: given == [LONG * reading_pool.BYTES_OF_A_CHARACTER])
