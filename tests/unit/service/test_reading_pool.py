@@ -1,15 +1,13 @@
 """Whose turn it is among long texts."""
 
 import asyncio
-import os
-import sys
 import threading
 from collections.abc import Callable
 
 import pytest
 
 from deployments.service import reading_pool
-from deployments.service.reading_pool import LONG_CHARACTERS, NICER, ReadingPool
+from deployments.service.reading_pool import LONG_CHARACTERS, ReadingPool
 from router.errors import RateLimitExceeded
 
 LONG = LONG_CHARACTERS + 1
@@ -86,19 +84,6 @@ async def test_on_two_cores_one_client_reads_one_long_text_at_a_time() -> None:
     await bench.until(lambda: len(bench.began) == 4)
     assert bench.began[-1] == "a1"
     await bench.close()
-
-
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="priorities of threads are Linux's"
-)
-async def test_reading_yields_to_the_rest_of_the_process() -> None:
-    def priority() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    own = priority()
-    found = await ReadingPool(10**9).run("a", 6000, priority)
-    assert found == min(19, own + NICER)
-    assert priority() == own
 
 
 async def test_short_texts_go_first() -> None:
