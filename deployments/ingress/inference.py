@@ -32,6 +32,7 @@ from router.shapes.table import FORMS
 
 LATE_S = 1.0  # extra time for the answer to a missed deadline
 OFF_LOOP_BYTES = 1_000_000  # 5 ms as JSON; larger answers are written in a thread
+LARGE_BODY_BYTES = 32 * 1024  # a body of fewer is parsed in less than a millisecond
 BULK_OFF_LOOP_BYTES = 128 * 1024  # lower, as no user waits for these
 INFLATED_CHARACTERS = 50_000  # what inflating a body counts as among texts that are read
 
@@ -199,6 +200,8 @@ class Inference:
         service = self._router.service
         limits = service.args.limits
         body = await self._body(http_request, client)
+        if len(body) > LARGE_BODY_BYTES:
+            await service.reader.pool.turns.next()
         context = Context(
             service.catalogue,
             http_request.headers,
