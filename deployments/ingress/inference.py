@@ -6,7 +6,7 @@ from functools import partial
 from typing import Protocol, get_args
 
 from deployments.ingress import asgi, bodies
-from deployments.ingress.advice import advise, name_rankings
+from deployments.ingress.advice import advised, name_rankings
 from deployments.ingress.asgi import HttpAnswer, HttpRequest
 from deployments.ingress.auth import Access
 from deployments.ingress.billing import billed
@@ -103,8 +103,7 @@ class Inference:
                 work = service.embed(request, caller._replace(room=room))
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except Overloaded as error:
-                advise(error, request, grant)
-                raise
+                raise advised(error, request, grant) from None
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None
         size = encoding.estimated_bytes(
@@ -159,8 +158,7 @@ class Inference:
                 try:
                     ranking = await asgi.attended(work, limit_s + LATE_S, http_request.watched)
                 except Overloaded as error:
-                    advise(error, request.common, grant)
-                    raise
+                    raise advised(error, request.common, grant) from None
                 except TimeoutError:
                     raise DeadlineExceeded(limit_s) from None
             made = form.write(request, ranking, http_request.id)
