@@ -1,8 +1,9 @@
 """Fairness, live: an ingest beside too much interactive load, and two keys that flood: `python -m
 benchmarks fairness [--config FILE] [--json FILE]`.
 
-All requests are for one model, the largest of the config, on a service with real models. 100 % load
-is what this model answers of new texts (benchmarks/live.py has the mix). In turns:
+All requests are for one model, the largest of the config or `--model`, on a service with real
+models. 100 % load is what this model answers of new texts (benchmarks/live.py has the mix). In
+turns:
 
     flood   interactive requests at 120 % load, refused where they would be late, and an ingest of
             as much work as its guaranteed share can do in that time
@@ -18,6 +19,7 @@ many connections: either is to be served as much text as the other.
 """
 
 import asyncio
+import json
 import random
 import secrets
 import time
@@ -58,8 +60,9 @@ class Stage(NamedTuple):
     texts: Texts
     rng: random.Random
 
-    def client(self, key: str) -> Client:
-        return Client(self.url, headers={"authorization": f"Bearer {KEYS[key]}"})
+    def client(self, key: str, keeps_bodies: bool = False) -> Client:
+        headers = {"authorization": f"Bearer {KEYS[key]}"}
+        return Client(self.url, headers=headers, keeps_bodies=keeps_bodies)
 
     def one(self) -> Ask:
         """An interactive request without a budget."""
@@ -99,16 +102,16 @@ class Stage(NamedTuple):
         return time.perf_counter() - began_s
 
     async def keys(self, seconds: float) -> Counter[str]:
-        """Characters of two keys that are answered in this time; each client awaits its answer."""
+        """Tokens of two keys that are answered in this time; each client awaits its answer."""
         served, end_s = Counter[str](), time.perf_counter() + seconds
 
         async def loop(client: Client, name: str) -> None:
             while time.perf_counter() < end_s:
                 told = await client.send(self.one())
                 if ok(told) and time.perf_counter() < end_s:
-                    served[name] += len(told.ask.text.text)
+                    served[name] += json.loads(told.body)["usage"]["prompt_tokens"]
 
-        async with self.client("one") as one, self.client("other") as other:
+        async with self.client("one", True) as one, self.client("other", True) as other:
             clients = [(one, "one")] * 32 + [(other, "other")] * 64
             await asyncio.gather(*(loop(*each) for each in clients))
         return served
@@ -156,17 +159,25 @@ def judged(
 @with_config
 @click.option("--seconds", type=click.FloatRange(2.0), default=20.0, show_default=True)
 @click.option("--turns", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--model", help="Flood this model instead of the largest.")
 @sample
 @click.option("--seed", type=int, default=0, show_default=True)
 @to_file
 def main(
-    config: Path, seconds: float, turns: int, folder: Path, seed: int, file: Path | None
+    config: Path,
+    seconds: float,
+    turns: int,
+    model: str | None,
+    folder: Path,
+    seed: int,
+    file: Path | None,
 ) -> None:
     """Flood a service, and see who is served; exits 1 where a mark was missed."""
     keys: dict[str, Any] = {name: {"hash": hash_of(key)} for name, key in KEYS.items()}
     rng = random.Random(seed)
     with router(config, None, keys=keys, cache={"max_bytes": 0}) as running:
-        stage = Stage(running.url, list(running.args.native)[-1], Texts(rng, folder), rng)
+        model = model or list(running.args.native)[-1]
+        stage = Stage(running.url, model, Texts(rng, folder), rng)
         share = running.args.limits.bulk_share
         rows = asyncio.run(play(stage, share, seconds, turns))
     show(rows)

@@ -71,14 +71,27 @@ class Admission:
         same = waiting = self._ledger.waiting_tokens(self._queues.model, before) + coming[0]
         if bulk:
             same = self._queues.bulk.before(sender) + coming[1]
-        wait_s = self._wait_s(waiting + same if bulk else waiting, bulk, now)
-        left_s = math.inf if deadline_s is None else deadline_s - now
+        ahead = waiting + same if bulk else waiting
+        wait_s = self._wait_s(ahead, bulk, now)
+        left_s = math.inf if deadline_s is None else max(0.0, deadline_s - now)
         most_s = left_s if bulk else min(self._limits.max_queue_s, left_s)
         full = same > 0 and same + tokens > self._limits.max_queued_tokens
-        if full or wait_s > max(most_s, 0.0):
-            retry_after_s = min(max(RETRY_AFTER_S, wait_s), MOST_RETRY_AFTER_S)
+        if full or wait_s > most_s:
+            room_s = self._room_s(tokens, ahead, wait_s, most_s)
+            retry_after_s = min(max(RETRY_AFTER_S, room_s), MOST_RETRY_AFTER_S)
             return Overloaded(self._queues.model, retry_after_s)
         return None
+
+    def _room_s(self, tokens: int, ahead: int, wait_s: float, most_s: float) -> float:
+        """The predicted seconds until the queue is at half of both bounds, and the request fits.
+
+        At half there is room for the others who were refused too, and the replicas still have work.
+        A queue at its bound is then neither full nor empty, even if it moved half or twice as fast
+        as predicted.
+        """
+        most = self._limits.max_queued_tokens
+        left = max(0, min(most // 2, most - tokens))
+        return max(wait_s - most_s / 2, wait_s * (ahead - left) / ahead)
 
     def _wait_s(self, waiting: int, bulk: bool, now: float) -> float:
         """The predicted seconds until so many tokens are sent; 0 if no replica is ready."""

@@ -141,11 +141,11 @@ class DispatcherState(Sending[C, R]):
     def refused(
         self, call: CallInFlight[C], error: RouterError, now: float
     ) -> list[Instruction[C, R]]:
-        """A call ended with an error for all of its callers."""
+        """A call ended with an error for all of its callers; each gets one of its own."""
         self._end(call)
         for chunk in call.chunks:
             if chunk.call is call:  # and was not put back into the queue
-                self._fail(chunk, error)
+                self._fail(chunk, error.copied())
         return self._send(now)
 
     def call_cancelled(self, call: CallInFlight[C], now: float) -> list[Instruction[C, R]]:

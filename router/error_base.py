@@ -3,9 +3,10 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from difflib import get_close_matches
 from itertools import islice
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import orjson
 
@@ -23,7 +24,7 @@ _SIDE_WORDS = {  # words that are taken for a side
 _WITH_SIDE = re.compile(r"(.+)[-_: ](\w+)")
 _SIDE_ENDINGS = tuple(f"-{side}" for side in SIDES)
 _BUDGET = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*([a-z]*)\s*")
-_UNITS_MS = {"": 1.0, "m": 1.0, "ms": 1.0, "msec": 1.0, "s": 1000.0, "sec": 1000.0}
+_UNITS_MS = {"": 1, "m": 1, "ms": 1, "msec": 1, "s": 1000, "sec": 1000}
 _NAMED = re.compile("\x1f([^\x1f]*)\x1f(\\[[0-9]+\\])?")
 
 
@@ -63,17 +64,25 @@ class RouterError(Exception):
     def message(self, message: str) -> None:
         self._message = message
 
-    def rename(self, names: Mapping[str, str]) -> None:
-        """Rename fields, or single items such as `input[0]`."""
+    def copied(self) -> Self:
+        """An equal error: one that several requests could share is not changed for one of them."""
+        made = type(self).__new__(type(self), *self.args)
+        vars(made).update(vars(self), headers=dict(self.headers))
+        return made
 
-        def renamed(found: re.Match[str]) -> str:
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The error with other names of fields, or of single items such as `input[0]`."""
+
+        def new_name(found: re.Match[str]) -> str:
             name, place = found[1], found[2] or ""
             if new := names.get(name + place):
                 return field(new)
             return field(names.get(name, name)) + place
 
-        self._message = _NAMED.sub(renamed, self._message)
-        self.param = names.get(self.param or "", self.param)
+        made = self.copied()
+        made._message = _NAMED.sub(new_name, self._message)
+        made.param = names.get(self.param or "", self.param)
+        return made
 
     @property
     def type(self) -> str:
@@ -134,7 +143,7 @@ def _budget_suffix(text: str) -> str:
     found = _BUDGET.fullmatch(text.lower())
     if found is None or (unit_ms := _UNITS_MS.get(found[2])) is None or not float(found[1]):
         return ""
-    return f"@{float(found[1]) * unit_ms:.10g}ms"
+    return f"@{(Decimal(found[1]) * unit_ms).normalize():f}ms"
 
 
 def did_you_mean(name: str | None) -> str:

@@ -68,7 +68,7 @@ def extract(texts: Sequence[str], hint: str | None = None, prior: Prior = NO_PRI
     Raises:
         ValueError: the hint is not a language tag.
     """
-    language, script = (None, None) if hint is None else _parse_tag(hint)
+    language, script = (None, None) if hint is None else parse_tag(hint)
     given = hint is not None and language != "und"
 
     def seen(text: str) -> Detected:
@@ -153,8 +153,10 @@ def _macrolanguage(code: str) -> str:
 
 
 @lru_cache(KNOWN_TAGS)
-def _parse_tag(tag: str) -> tuple[str | None, str | None]:
-    """The ISO 639-1 language of a tag, None if it has no such code, and the script of the tag."""
+def parse_tag(tag: str) -> tuple[str | None, str | None]:
+    """The ISO 639-1 language of a tag, None if it has no such code, and the script of the tag.
+    Raises ValueError if it is no language tag.
+    """
     match = _TAG.fullmatch(tag.strip().replace("_", "-").lower())
     if match is None:
         raise ValueError(

@@ -137,8 +137,8 @@ def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | No
         (words,) = distinct  # a word that is repeated says no more
     known = _probabilities(words.replace("-", " "), script, _FEW_LABELS)
     is_unknown = False
-    if "-" in words and len(distinct) <= _FEW_WORDS:
-        whole = _probabilities(words, script, _FEW_LABELS)
+    if known and "-" in words and len(distinct) <= _FEW_WORDS:
+        whole = _probabilities(words, script, _FEW_LABELS) or known
         is_unknown = max(whole.values()) < _CLEARLY or max(whole, key=whole.__getitem__) == _ENGLISH
         known = _means(known, whole)
     surest = max(known, key=known.__getitem__, default="")

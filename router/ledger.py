@@ -407,6 +407,8 @@ class Ledger:
         for model, pool in self._pools.items():
             if pool.waiting.tokens:
                 yield f"{model} has {pool.waiting.tokens} tokens waiting"
+            if pool.bulk.tokens:
+                yield f"{model} has {pool.bulk.tokens} tokens of bulk waiting"
             for state in pool.joined.members:
                 if state.own_tokens or state.own_calls:
                     yield (

@@ -222,7 +222,7 @@ def _check_model(text: str, context: Context) -> None:
     name = catalogue.read_name(text)
     if name.model is not None and name.space is None and catalogue.means(name.model):
         if name.side is not None:
-            budget = "" if name.budget_ms is None else f"@{name.budget_ms:.10g}ms"
+            budget = "" if name.budget_ms is None else f"@{text.rpartition('@')[2]}"
             raise InvalidValue(
                 f"model {shorten(text)} names one side, and a ranking reads the query and the "
                 f"documents; send {name.model + budget!r}",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Self
 
 from router.error_base import RouterError, field, retry_after
 
@@ -11,22 +12,27 @@ class Overloaded(RouterError):
 
     status, code = 429, "overloaded"
     BULK = '; send a long list with "priority": "bulk", which may wait longer'
+    has_faster = False  # the service has a model that would answer sooner within a latency budget
 
-    def __init__(self, model: str, retry_after_s: float) -> None:
+    def __init__(self, model: str, retry_after_s: float, at_server: bool = False) -> None:
+        """`at_server`: a server behind the model's engine refused the work, not a queue here."""
+        self.at_server = at_server
         super().__init__(
             f"too much work waits for {model}; send the request again after the time in "
             "Retry-After, or to another model",
             headers=retry_after(retry_after_s),
         )
 
-    def advise(self, list_without_bulk: bool, open_without_budget: bool) -> None:
-        """Name what else this request can send, if it is a long list that could be bulk, or if
-        another model could answer it within a latency budget.
+    def advised(self, list_without_bulk: bool, without_budget: bool) -> Self:
+        """The error with what else this request can send, if it is a long list that could be bulk,
+        or if a budget would send it to a faster model.
         """
-        if list_without_bulk:
-            self._message += field(self.BULK)
-        if open_without_budget:
-            self._message += f"; with {field('latency_budget_ms')} a faster model can answer"
+        made = self.copied()
+        if list_without_bulk and not self.at_server:
+            made._message += field(self.BULK)
+        if without_budget and self.has_faster:
+            made._message += f"; with {field('latency_budget_ms')} a faster model can answer"
+        return made
 
 
 class InternalError(RouterError):

@@ -80,6 +80,8 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
     if name.model is not None and not catalogue.means(name.model):
         context.check_space(name.model)  # an unknown name is refused like a forbidden collection
         raise catalogue.unknown_model(name.model, [*_allowed(context)])
+    if name.space is not None:  # before its suffixes are used: they would show that it exists
+        _permitted(context, name.space, fields.model)
     tier = _tier(given, name, context, sources)
     input_type = _input_type(given, name, context, sources)
     budget_ms = _budget_ms(given, name, context, sources)
@@ -202,13 +204,13 @@ def _space(
 ) -> tuple[str | None, str | None]:
     """The space or collection, and the named one of several spaces of that collection."""
     fields, address = given.body, context.address
-    told = []  # checked before the comparison, whose error would reveal what a collection is
+    told = []  # checked before the comparison, whose error would reveal what a collection is;
+    # the name was checked first of all
     if address is not None:
         space = _permitted(context, address.collection)
         told.append(Said(space, "address", f"the address {address}"))
     if name.space is not None:
-        space = _permitted(context, name.space, fields.model)
-        told.append(Said(space, "name", _named(given)))
+        told.append(Said(name.space, "name", _named(given)))
     if fields.space is not None:
         space = _permitted(context, fields.space)
         told.append(Said(space, "body", f"space {shorten(fields.space)}"))

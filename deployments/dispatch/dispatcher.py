@@ -265,7 +265,7 @@ class ModelDispatcher:
             lost = state.connection_lost if broken else state.replica_lost
             self._execute(lost(call, why, now))
         elif isinstance(error, EngineOverloaded):
-            overloaded = Overloaded(self.model, error.retry_after_s)
+            overloaded = Overloaded(self.model, error.retry_after_s, at_server=True)
             self._execute(state.refused(call, overloaded, now))
         elif isinstance(error, RouterError):
             self._execute(state.refused(call, error, now))

@@ -90,7 +90,7 @@ class HandleTransport:
         except EngineDead as error:
             raise ReplicaLost(f"the engine of replica {replica} died: {error}") from error
         except BackPressureError as error:
-            raise Overloaded(model, error.retry_after_s or 1.0) from error
+            raise Overloaded(model, error.retry_after_s or 1.0, at_server=True) from error
         except DeploymentUnavailableError as error:
             raise ModelUnavailable(
                 [f"{model}: its deployment failed or is being replaced"], 5.0, lost=True

@@ -4,18 +4,16 @@ from router.errors import INPUT, Overloaded, UnknownField
 from router.keys import Grant
 from router.rerank_schema import OF_RANKINGS
 from router.schema import EmbeddingsRequest
-from router.spaces import TIERS
 
 LONG_LIST = 32  # texts; a query and its few variants are fewer
 
 
-def advise(error: Overloaded, request: EmbeddingsRequest, grant: Grant) -> None:
-    """Add what else this caller can send."""
+def advised(error: Overloaded, request: EmbeddingsRequest, grant: Grant) -> Overloaded:
+    """The error with what else this caller can send."""
     allowed = grant.priorities is None or "bulk" in grant.priorities
-    leaves_open = request.space is None and (request.model or "auto").lower() in TIERS
-    error.advise(
+    return error.advised(
         allowed and request.priority != "bulk" and request.items >= LONG_LIST,
-        leaves_open and request.latency_budget_ms is None,
+        request.latency_budget_ms is None,
     )
 
 

@@ -20,6 +20,7 @@ from deployments.service.service import Service
 from deployments.service.use_log import UseLog
 from deployments.telemetry.logs import REQUEST_IDS, where
 from router import config
+from router.admission import RETRY_AFTER_S
 from router.batch_lines import METHOD
 from router.batch_objects import (
     BatchList,
@@ -30,10 +31,12 @@ from router.batch_objects import (
     Page,
 )
 from router.batches import ENDPOINT, parse_batch, switched_off
+from router.error_base import retry_after
 from router.errors import (
     InternalError,
     InvalidValue,
     ModelUnavailable,
+    Overloaded,
     PriorityNotAllowed,
     RouterError,
     UnknownField,
@@ -180,7 +183,10 @@ class Lines:
         except RouterError as error:
             self._application.refused(error, ENDPOINT)
             sent = isinstance(error, ModelUnavailable) and error.sent
-            return LineAnswer(error.status, error.headers, render(error), http_request.id, sent)
+            headers = error.headers
+            if isinstance(error, Overloaded) and not error.at_server:
+                headers = retry_after(RETRY_AFTER_S)  # a look at a queue of this process is cheap
+            return LineAnswer(error.status, headers, render(error), http_request.id, sent)
         except Exception as error:
             log.error("request %s of a batch failed:\n%s", http_request.id, where(error))
             failed = InternalError()

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Protocol, get_args
 
 from deployments.ingress import asgi, bodies
-from deployments.ingress.advice import advise, name_rankings
+from deployments.ingress.advice import advised, name_rankings
 from deployments.ingress.asgi import HttpAnswer, HttpRequest
 from deployments.ingress.auth import Access
 from deployments.ingress.billing import billed
@@ -32,6 +32,7 @@ from router.shapes.table import FORMS
 
 LATE_S = 1.0  # extra time for the answer to a missed deadline
 OFF_LOOP_BYTES = 1_000_000  # 5 ms as JSON; larger answers are written in a thread
+LARGE_BODY_BYTES = 32 * 1024  # a body of fewer is parsed in less than a millisecond
 BULK_OFF_LOOP_BYTES = 128 * 1024  # lower, as no user waits for these
 INFLATED_CHARACTERS = 50_000  # what inflating a body counts as among texts that are read
 
@@ -102,8 +103,7 @@ class Inference:
                 work = service.embed(request, caller._replace(room=room))
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except Overloaded as error:
-                advise(error, request, grant)
-                raise
+                raise advised(error, request, grant) from None
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None
         size = encoding.estimated_bytes(
@@ -158,8 +158,7 @@ class Inference:
                 try:
                     ranking = await asgi.attended(work, limit_s + LATE_S, http_request.watched)
                 except Overloaded as error:
-                    advise(error, request.common, grant)
-                    raise
+                    raise advised(error, request.common, grant) from None
                 except TimeoutError:
                     raise DeadlineExceeded(limit_s) from None
             made = form.write(request, ranking, http_request.id)
@@ -201,6 +200,8 @@ class Inference:
         service = self._router.service
         limits = service.args.limits
         body = await self._body(http_request, client)
+        if len(body) > LARGE_BODY_BYTES:
+            await service.reader.pool.turns.next()
         context = Context(
             service.catalogue,
             http_request.headers,

@@ -232,7 +232,7 @@ class PairReader(Reader):
 
 def of_query(error: RouterError) -> RouterError:
     """Reword the error of a query that was read as a separate text for this route."""
-    error.rename(dict.fromkeys(("input", "input[0]"), "query"))
+    error = error.renamed(dict.fromkeys(("input", "input[0]"), "query"))
     error.message = _CUTTING.sub("shorten it: a query is never cut", error.message)
     return error
 

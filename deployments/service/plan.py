@@ -14,6 +14,7 @@ from router.domain import (
     Load,
     Model,
     Request,
+    Why,
     Work,
 )
 from router.encoders import NOTHING_TO_CHOOSE, Encoder, EncoderChoice
@@ -77,6 +78,21 @@ class Plan(NamedTuple):
     def elapsed_s(self) -> float:
         """From the arrival to the decision: the part of a latency budget that was already gone."""
         return self.decided_s - self.arrived_s
+
+    @property
+    def has_faster(self) -> bool:
+        """Whether a latency budget could choose another model, which is predicted to answer
+        sooner.
+        """
+        tails = {
+            name: prediction.total_s * self.loads[name].margin
+            for name, prediction in self.decision.predictions.items()
+        }
+        own_s = tails.get(self.decision.model or "", 0.0)
+        return any(
+            why in (Why.LESS_QUALITY, Why.NOT_NAMED) and tails[name] < own_s
+            for name, why in self.decision.whys.items()
+        )
 
     @property
     def chosen(self) -> Prepared:

@@ -13,7 +13,7 @@ from deployments.service.reading_pool import ReadingPool
 from router.config import Limits
 from router.domain import Features
 from router.errors import InvalidValue
-from router.features import extract
+from router.features import extract, parse_tag
 from router.language_id import NO_PRIOR, Prior
 from router.schema import EmbeddingsRequest, Side
 
@@ -143,7 +143,9 @@ class Reader:
         return self._preparer.prepare(texts, side, instruction, models, self._limits, scope)
 
     def _features(self, texts: Sequence[str], language: str | None) -> Features:
-        try:
-            return extract(texts, language, self._prior)
-        except ValueError as error:
-            raise InvalidValue(str(error), "language") from None
+        if language is not None:
+            try:
+                parse_tag(language)
+            except ValueError as error:
+                raise InvalidValue(str(error), "language") from None
+        return extract(texts, language, self._prior)

@@ -2,19 +2,16 @@
 
 Short texts go first, one thread never takes a long one, and a client has at most two threads, one
 of them for long texts where there are two cores: long texts of one client do not block the others.
-The threads have a lower priority than the rest of the machine, so that models and the router's own
-loop keep their cores. Waiting texts are bounded in characters.
+Their priority is that of the process: with a lower one, a thread that has to wait for a core keeps
+the interpreter meanwhile, and the event loop waits for it. Waiting texts are bounded in characters.
 """
 
 import asyncio
 import os
-import sys
-import threading
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -28,18 +25,8 @@ T = TypeVar("T")
 THREADS = 3
 THREADS_OF_A_CLIENT = 2
 LONG_CHARACTERS = 50_000  # longer texts leave one thread to the others
-NICER = 5  # than the process: a quarter of a core's time beside its event loop
+BYTES_OF_A_CHARACTER = 20  # while it is read: tokens take about 80 bytes each
 BUSY_RETRY_S = 1.0
-
-
-def _yield_to_others() -> None:
-    """Lower the priority of this thread, where threads have one of their own (Linux)."""
-    if sys.platform != "linux":  # elsewhere the number of a thread may be that of a process
-        return
-    with suppress(OSError):
-        thread = threading.get_native_id()
-        own = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, own + NICER)
 
 
 @dataclass(order=True, slots=True)
@@ -65,9 +52,7 @@ class ReadingPool:
     def __init__(self, max_characters: int, cores: int | None = None) -> None:
         self._max_characters = max_characters
         self.long_of_a_client = min(THREADS_OF_A_CLIENT, max(1, (cores or _cores()) // 2))
-        self._threads = ThreadPoolExecutor(
-            THREADS, thread_name_prefix="reading", initializer=_yield_to_others
-        )
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="reading")
         self._waiting: list[_Job] = []  # by length, then by arrival
         self._running: list[_Job] = []
         self._characters: Counter[str] = Counter()  # waiting or being read, by client
@@ -146,7 +131,7 @@ class ReadingPool:
         self._start()
 
     def _release(self, job: _Job) -> None:
-        give_back(job.characters)
+        give_back(job.characters * BYTES_OF_A_CHARACTER)
         self._characters[job.client] -= job.characters
         if self._characters[job.client] <= 0:
             del self._characters[job.client]

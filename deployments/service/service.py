@@ -40,6 +40,7 @@ from router.domain import (
 from router.encoder_check import load_encoders, load_student
 from router.errors import (
     InternalError,
+    Overloaded,
     RouterError,
 )
 from router.feedback import Feedback
@@ -270,6 +271,8 @@ class Service:
             outcome, error.counted = error.code, True
             if plan is not None:
                 self.comparison.failed(plan.arm, error.code)
+            if isinstance(error, Overloaded):
+                error.has_faster = plan is not None and plan.has_faster
             raise
         except Exception:
             outcome = InternalError.code

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -59,6 +60,7 @@ class Publisher:
                     _Counter(f"{name}_sum", one.meaning, one.labels),
                 )
         self._task: asyncio.Task[None] | None = None
+        self._telling = threading.Lock()  # a thread can be at it when `stop` comes
 
     def start(self) -> None:
         """Publish from now on, on the running loop."""
@@ -74,7 +76,9 @@ class Publisher:
     async def _run(self) -> None:
         while True:
             try:
-                self.publish()
+                self._sample()
+                # Ray's calls give up the interpreter, and the loop would wait for it at each
+                await asyncio.to_thread(self._tell)
             except Exception:
                 log.exception("the metrics of this moment are lost")
             await asyncio.sleep(EVERY_S)
@@ -82,8 +86,12 @@ class Publisher:
     def publish(self) -> None:
         """Report what has changed since the last time."""
         self._sample()
-        for tally in self._tallies:
-            self._publish(tally)
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._telling:
+            for tally in self._tallies:
+                self._publish(tally)
 
     def _publish(self, tally: Tally) -> None:
         for metric, values in tally.values.items():

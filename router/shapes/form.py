@@ -54,8 +54,7 @@ class Errors(NamedTuple):
 
     def write(self, error: RouterError) -> bytes:
         """The body of the error response."""
-        error.rename(self.names)
-        return self.render(error)
+        return self.render(error.renamed(self.names))
 
 
 class Form(NamedTuple):

@@ -286,6 +286,22 @@ def test_lines_have_the_permissions_of_the_key(service: Service) -> None:
     assert "send the texts to POST /v1/embeddings" in str(no.value)
 
 
+def test_a_line_with_a_ranking_gets_the_advice_that_a_request_gets(service: Service) -> None:
+    openai = client(service)
+    content = lines(4)
+    content[1]["body"] = {"query": "which?", "documents": ["a", "b"]}
+    content[2]["body"] = {"input": "a", "top_n": 3}
+    batch = ended(openai, begun(openai, content))
+    assert rows(openai, batch.output_file_id).keys() == {"c0", "c3"}
+    refused = rows(openai, batch.error_file_id)
+    for id, line in (("c1", content[1]), ("c2", content[2])):
+        with pytest.raises(BadRequestError) as direct:
+            openai.post("/embeddings", body=line["body"], cast_to=dict)
+        error = refused[id]["response"]["body"]["error"]
+        assert error == direct.value.body
+        assert "is a field of rankings (POST /v1/rerank)" in error["message"]
+
+
 def test_lines_are_charged_to_the_limits_of_the_key(service: Service) -> None:
     openai = client(service, "slow")
 

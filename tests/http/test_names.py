@@ -474,6 +474,8 @@ def test_the_list_of_models_has_every_name_that_the_key_may_use(locked: httpx.Cl
         ({"model": "auto@1s"}, "auto@1000ms"),
         ({"model": "fast@0.05 S"}, "fast@50ms"),
         ({"model": "auto@50"}, "auto@50ms"),
+        ({"model": "fats@0.000001ms"}, "fast@0.000001ms"),
+        ({"model": "fast@999999.125s"}, "fast@999999125ms"),
         ({"model": "auto@soon"}, "auto"),
         ({"model": "auto-querry"}, "auto-query"),
         ({"model": "auto-documents@2s"}, "auto-document@2000ms"),
@@ -551,21 +553,54 @@ def test_collections_that_differ_by_case_alone_are_written_as_in_the_config() ->
             assert answer.json().get("routing", {}).get("space") == space
 
 
-@pytest.mark.parametrize("place", ["model", "space", "header", "address", "suffix"])
+BESIDE: list[tuple[dict[str, Any], dict[str, str]]] = [  # what else is wrong with a request
+    ({}, {}),
+    ({"input_type": "document"}, {}),
+    ({"quality": "best"}, {}),
+    ({"latency_budget_ms": 60}, {}),
+    ({"instruction": "Do"}, {}),
+    ({"dimensions": 3}, {}),
+    ({}, {"x-latency-budget-ms": "60"}),
+    ({}, {"x-latency-budget-ms": "soon"}),
+    ({}, {"x-quality-tier": "best"}),
+    ({}, {"x-quality-tier": "cheap"}),
+    ({}, {"x-embedding-space": "shop"}),
+]
+
+
+@pytest.mark.parametrize(("more", "sent_headers"), BESIDE, ids=str)
+@pytest.mark.parametrize("path", ["embeddings", "route"])
+@pytest.mark.parametrize(
+    "place", ["model", "space", "header", "address", "suffix", "query", "document"]
+)
 def test_a_collection_that_a_key_may_not_use_looks_like_none_in_any_case(
-    locked: httpx.Client, place: str
+    locked: httpx.Client,
+    place: str,
+    path: str,
+    more: dict[str, Any],
+    sent_headers: dict[str, str],
 ) -> None:
+    suffixes = {"model": "", "suffix": "-query@50ms", "query": "-query", "document": "-document"}
+
     def refused(name: str) -> str:
-        sent: dict[str, str] = {"model": {"model": name}, "space": {"space": name}}.get(place, {})
-        if place == "suffix":
-            sent = {"model": f"{name}-query@50ms"}
-        headers = bearer("limited") | ({"x-embedding-space": name} if place == "header" else {})
+        sent = {"space": {"space": name}}.get(place, {})
+        if place in suffixes:
+            sent = {"model": f"{name}{suffixes[place]}"}
+        headers = bearer("limited") | sent_headers
+        if place == "header":
+            headers["x-embedding-space"] = name
         at = f"/in/{name}" if place == "address" else ""
-        answer = locked.post(f"{at}/v1/embeddings", json={"input": "a", **sent}, headers=headers)
-        assert answer.status_code == 403, answer.text
+        body = {"input": "a", **more, **sent}
+        answer = locked.post(f"{at}/v1/{path}", json=body, headers=headers)
+        # a header that cannot be read is refused before the space that a field or header names
+        malformed = {"soon", "cheap"} & {*headers.values()} and place in ("space", "header")
+        assert answer.status_code == (400 if malformed else 403), answer.text
         return answer.text.replace(name, "NAME")
 
     assert refused("DOCS") == refused("docs") == refused("xyzq")
+
+
+def test_a_collection_that_a_key_may_use_is_found_for_it_alone(locked: httpx.Client) -> None:
     allowed = locked.post("/in/SHOP/v1/embeddings", json={"input": "a"}, headers=bearer("limited"))
     assert allowed.status_code == 200, allowed.text
     assert (

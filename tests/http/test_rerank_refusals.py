@@ -154,9 +154,22 @@ def test_a_wrong_name_of_a_reranker_gets_the_nearest(
 def test_a_collection_that_the_key_may_not_use_is_a_name_like_any_other(
     named: httpx.Client,
 ) -> None:
-    there, nowhere = (rerank(named, "faq", model=model) for model in ("docs", "dxyz"))
-    assert (there.status_code, nowhere.status_code) == (404, 404)
-    assert there.text.replace("docs", "dxyz") == nowhere.text
+    for path, more in (
+        ("/v1/rerank", {}),
+        ("/v1/rerank", {"latency_budget_ms": 60}),
+        ("/v1/rerank", {"quality": "best"}),
+        ("/rerank", {"priority": "bulk"}),
+        ("/in/NAME/v1/rerank", {"model": "quick-query"}),
+    ):
+        for suffix in ("", "-query", "-document@50ms", "@50ms"):
+            answers = [
+                rerank(named, "faq", path.replace("NAME", name), **{"model": name + suffix, **more})
+                for name in ("docs", "dxyz")
+            ]
+            there, nowhere = answers
+            status = 403 if path.startswith("/in/") else 404
+            assert (there.status_code, nowhere.status_code) == (status, status)
+            assert there.text.replace("docs", "dxyz") == nowhere.text
     assert "faq is a collection" in rerank(named, "faq", model="faq").text
 
 
@@ -191,6 +204,8 @@ def test_teis_ranking_has_no_field_of_vectors_either(named: httpx.Client) -> Non
         ("Org/Quick-query", "Org/Quick"),
         ("auto-query", "auto"),
         ("best-document@50ms", "best@50ms"),
+        ("quick-query@100000000000ms", "quick@100000000000ms"),
+        ("quick-query@0.000001MS", "quick@0.000001MS"),
     ],
 )
 def test_a_name_with_a_side_ranks_nothing(named: httpx.Client, model: str, instead: str) -> None:

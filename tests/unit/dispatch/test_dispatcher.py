@@ -907,10 +907,68 @@ async def test_a_full_queue_refuses_with_a_time_to_retry(bench: Bench) -> None:
         bench.submit(index, 900)
     with pytest.raises(Overloaded) as refused:
         bench.submit(57, 900)
-    assert refused.value.headers["retry-after"] == "5", "49,500 tokens at 9,900 a second"
+    # 49,500 tokens at 9,900 a second, until 25,000 are left
+    assert refused.value.headers["retry-after-ms"] == "2475"
     with pytest.raises(Overloaded) as refused:
-        bench.submit(58, 900, deadline_s=bench.clock() + 4.9)
-    assert refused.value.headers["retry-after"] == "5", "the predicted wait, not what is beyond"
+        bench.submit(58, 900, deadline_s=bench.clock() + 4.0)
+    assert refused.value.headers["retry-after-ms"] == "3000", "5 s, until half of 4 s are left"
+    with pytest.raises(Overloaded) as refused:
+        bench.submit(59, *[900] * 50)  # 45,000 tokens: room for them once 5,000 are left
+    assert refused.value.headers["retry-after-ms"] == "4495"
+    with pytest.raises(Overloaded) as refused:
+        bench.submit(59, *[900] * 60)  # more than the queue may hold: once it is empty
+    assert refused.value.headers["retry-after-ms"] == "5000"
+
+
+@pytest.mark.parametrize("speed", [0.5, 1.0, 2.0], ids=["half as fast", "as fast", "twice as fast"])
+async def test_clients_that_wait_as_long_as_they_are_told_come_neither_in_vain_nor_to_an_idle_queue(
+    bench: Bench, speed: float
+) -> None:
+    for index in range(57):
+        bench.submit(index, 900)
+    told_s = []
+    for index in range(12):
+        with pytest.raises(Overloaded) as refused:
+            bench.submit(100 + index, 900)
+        told_s.append(int(refused.value.headers["retry-after-ms"]) / 1000)
+    assert len(set(told_s)) == 1
+    answered = int(told_s[0] * 9_900 * speed / 900)  # in that time
+    for _ in range(answered):
+        while not bench.transport.open:
+            await settle()
+        bench.transport.open[0].answer()
+        await settle()
+        bench.clock.now += told_s[0] / answered
+    assert bench.ledger.waiting_tokens("m") > 0
+    for index in range(12):
+        assert not bench.submit(100 + index, 900)[0].done()
+    await bench.transport.answer_all()
+
+
+async def test_bulk_has_a_time_to_retry_that_is_of_its_own_queue(bench: Bench) -> None:
+    for index in range(57):  # two of them are on their way, 55 wait: 49,500 of 50,000 tokens
+        bench.submit(index, 900, bulk=True)
+    with pytest.raises(Overloaded) as refused:
+        bench.submit(57, 900, bulk=True)
+    assert refused.value.headers["retry-after-ms"] == "2475", "until 25,000 tokens are left"
+    with pytest.raises(Overloaded) as refused:
+        bench.submit(58, 900, bulk=True, deadline_s=bench.clock() + 4.0)
+    assert refused.value.headers["retry-after-ms"] == "3000", "5 s, until half of 4 s are left"
+    assert not bench.submit(59, 900)[0].done()
+    await bench.transport.answer_all()
+
+
+async def test_requests_that_share_a_call_get_errors_of_their_own(bench: Bench) -> None:
+    await bench.occupied()
+    futures = [bench.submit(10 + index, 10)[0] for index in range(3)]
+    await settle()
+    while bench.transport.open:
+        for call in bench.transport.open:
+            call.refuse(retry_after_s=7.0)
+        await settle()
+    errors = [future.exception() for future in futures]
+    assert all(isinstance(error, Overloaded) and error.at_server for error in errors)
+    assert len(set(map(id, errors))) == len(errors)
 
 
 async def test_a_full_queue_of_slow_work_asks_for_no_longer_time_than_clients_wait() -> None:

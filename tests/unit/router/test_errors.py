@@ -199,13 +199,43 @@ def test_a_hostile_name_is_quoted_short_and_on_one_line() -> None:
 def test_a_message_is_written_in_other_words_and_leaves_a_callers_own_alone() -> None:
     error = InvalidValue(f"{INPUT}[3] is bad, as {field('size')} is; it is 'input[3]'", "input")
     assert error.message == "input[3] is bad, as size is; it is 'input[3]'"
-    error.rename({"input": "documents"})
-    assert (error.message, error.param) == (
+    other = error.renamed({"input": "documents"})
+    assert (other.message, other.param) == (
         "documents[3] is bad, as size is; it is 'input[3]'",
         "documents",
     )
-    error.rename({"documents": "texts", "documents[3]": "the last text", "size": ""})
-    assert (error.message, error.param) == (
+    other = other.renamed({"documents": "texts", "documents[3]": "the last text", "size": ""})
+    assert (other.message, other.param) == (
         "the last text is bad, as  is; it is 'input[3]'",
         "texts",
     )
+    assert (error.message, error.param) == (
+        "input[3] is bad, as size is; it is 'input[3]'",
+        "input",
+    )
+
+
+@by_code
+def test_a_copy_of_an_error_is_equal_and_changes_nothing_of_it(error: RouterError) -> None:
+    before, headers = render(error), dict(error.headers)
+    made = error.copied()
+    assert (type(made), made.status, str(made)) == (type(error), error.status, str(error))
+    assert (render(made), made.headers) == (before, headers)
+    made.message, made.param, made.counted = "other", "other", True
+    made.headers["x-other"] = "1"
+    assert (render(error), error.headers, error.counted) == (before, headers, False)
+    assert render(error.renamed({"input": "texts"})) == render(error.renamed({"input": "texts"}))
+    assert render(error) == before
+
+
+def test_advice_is_of_one_request_alone() -> None:
+    error = Overloaded("small", 3.0)
+    error.has_faster = True
+    for _ in range(2):
+        told = error.advised(True, True)
+        assert told.message.count("bulk") == told.message.count("latency_budget_ms") == 1
+        assert told.headers == error.headers
+    assert "bulk" not in error.message
+    assert error.advised(False, False).message == error.message
+    at_server = Overloaded("small", 3.0, at_server=True)
+    assert at_server.advised(True, True).message == at_server.message

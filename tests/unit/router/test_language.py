@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import regex  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -203,6 +204,34 @@ def test_a_word_of_another_language_stays_there_though_english_uses_it(
 )
 def test_a_compound_is_one_word(text: str, language: str) -> None:
     assert detect(text).language == language
+
+
+@pytest.mark.parametrize("script", _SCRIPTS)
+def test_a_compound_is_read_in_every_script(script: str) -> None:
+    letters = regex.findall(rf"(?=\p{{L}})\p{{Script={script}}}", "".join(map(chr, range(0xD800))))
+    one, other = "".join(letters[:4]), "".join(letters[4:8])
+    assert bool(letters) == (script != "Adlm")  # whose letters come later
+    for text in (f"{one}-{other}", f"{one}-{one}", f"{one}-{other} {other}"):
+        found = detect(text)
+        assert found.script in (script if letters else None, "Jpan")
+        assert found.language is None or len(found.language) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("\u13e3\u13b3\u13a9-\u13a6\u13ec\u13c2", "Cher"),
+        ("\u1403\u14c4\u1483\u144e-\u1450\u1466", "Cans"),
+        ("\u1820\u1821-\u1822\u1823", "Mong"),
+        ("\u0710\u0712-\u0713\u0715", "Syrc"),
+        ("\u07ca\u07cb-\u07cc\u07cd", "Nkoo"),
+        ("\u2d30\u2d31-\u2d33\u2d37", "Tfng"),
+        ("\u1c5a\u1c5b-\u1c5c\u1c5d", "Olck"),
+        ("\U0001e922\U0001e923-\U0001e924\U0001e925", "Adlm"),
+    ],
+)
+def test_a_compound_in_a_script_without_known_languages_has_none(text: str, script: str) -> None:
+    assert detect(text) == Detected(None, script, False, False)
 
 
 @pytest.mark.parametrize("text", ["wi-fi", "sci-fi", "e-mail"])

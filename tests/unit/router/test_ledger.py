@@ -47,6 +47,22 @@ def test_outstanding_is_the_last_report_plus_own_dispatches_less_own_completions
     book.assert_empty()
 
 
+@pytest.mark.parametrize("bulk", [False, True])
+def test_work_that_still_waits_is_named_at_the_end(bulk: bool) -> None:
+    book = ledger("r")
+    if bulk:
+        book.bulk("m").add(7, ANY_SENDER)
+    else:
+        book.queued("m", 7)
+    with pytest.raises(AssertionError, match="m has 7 tokens"):
+        book.assert_empty()
+    if bulk:
+        book.bulk("m").remove(7, ANY_SENDER)
+    else:
+        book.unqueued("m", 7)
+    book.assert_empty()
+
+
 def test_what_this_router_did_since_the_report_the_other_routers_did_too() -> None:
     book = ledger("r", routers=8)
     book.reported("m", "r", 100, 0.0)

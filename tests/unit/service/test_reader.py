@@ -3,6 +3,7 @@ same.
 """
 
 import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -101,6 +102,27 @@ async def test_what_is_no_language_is_said_each_time(preparer: Counting) -> None
     for _ in range(2):
         with pytest.raises(InvalidValue, match="language"):
             await reader.read(["hello"], None, None, "xx", ("a",))
+
+
+class Broken(Mapping[str, float]):
+    """A fault of ours in the detection of a language."""
+
+    def __getitem__(self, language: str) -> float:
+        raise KeyError(language)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        raise ValueError("ours")
+
+
+@pytest.mark.parametrize("language", [None, "und"])
+async def test_a_fault_of_detection_is_not_blamed_on_a_callers_language(
+    preparer: Counting, language: str | None
+) -> None:
+    with pytest.raises(ValueError, match="ours"):
+        await Reader(preparer, Broken()).read(["reset password"], None, None, language, ("a",))
 
 
 async def test_a_prior_weighs_short_texts(preparer: Counting) -> None:

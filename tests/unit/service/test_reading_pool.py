@@ -1,15 +1,13 @@
 """Whose turn it is among long texts."""
 
 import asyncio
-import os
-import sys
 import threading
 from collections.abc import Callable
 
 import pytest
 
 from deployments.service import reading_pool
-from deployments.service.reading_pool import LONG_CHARACTERS, NICER, ReadingPool
+from deployments.service.reading_pool import LONG_CHARACTERS, ReadingPool
 from router.errors import RateLimitExceeded
 
 LONG = LONG_CHARACTERS + 1
@@ -88,19 +86,6 @@ async def test_on_two_cores_one_client_reads_one_long_text_at_a_time() -> None:
     await bench.close()
 
 
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="priorities of threads are Linux's"
-)
-async def test_reading_yields_to_the_rest_of_the_process() -> None:
-    def priority() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    own = priority()
-    found = await ReadingPool(10**9).run("a", 6000, priority)
-    assert found == min(19, own + NICER)
-    assert priority() == own
-
-
 async def test_short_texts_go_first() -> None:
     bench = Bench(ReadingPool(10**9))
     for index in range(3):
@@ -163,4 +148,4 @@ async def test_memory_is_given_back_once_the_text_was_read_and_not_before(
         await asyncio.wait([bench.tasks["a"]])
     assert not given
     await bench.close()
-    await bench.until(lambda: given == [LONG])
+    await bench.until(lambda: given == [LONG * reading_pool.BYTES_OF_A_CHARACTER])
