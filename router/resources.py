@@ -139,14 +139,36 @@ def waiting(booked: Sequence[Booking], nodes: Sequence[Node]) -> list[Wait]:
     First replicas are placed before second ones, and the largest first; Serve can place them
     otherwise.
     """
-    free = copy.deepcopy(nodes)
+    return [_why(one, booked, nodes) for one in _place(booked, copy.deepcopy(nodes))]
+
+
+def _place(booked: Sequence[Booking], free: Sequence[Node]) -> list[Booking]:
+    """Place all replicas; returns the deployments of those without room."""
     order = sorted(booked, key=lambda one: (-bool(one.accelerator), -one.gpus, -one.cpus))
-    short: dict[str, Wait] = {}
+    short: dict[str, Booking] = {}
     for turn in range(max((one.replicas for one in booked), default=0)):
         for one in order:
             if turn < one.replicas and not any(each.take(one) for each in free):
-                short.setdefault(one.deployment, _why(one, booked, nodes))
+                short.setdefault(one.deployment, one)
     return list(short.values())
+
+
+def waiting_later(booked: Sequence[Booking], nodes: Sequence[Node]) -> list[Wait]:
+    """The deployments that start at zero replicas and whose first replica would find no room beside
+    the others: a request for such a model waits until it times out.
+
+    Empty if the others do not fit either, which `waiting` reports.
+    """
+    free = copy.deepcopy(nodes)
+    if _place(booked, free):
+        return []
+    found = []
+    for cold in booked:
+        first = cold._replace(replicas=1)
+        if not cold.replicas and cold.most and _place([first], copy.deepcopy(free)):
+            others = [one for one in booked if one is not cold]
+            found.append(_why(first, [*others, first], nodes))
+    return found
 
 
 def first_ones(booked: Sequence[Booking]) -> list[Booking]:

@@ -32,6 +32,12 @@ WITH_HAPROXY: Mapping[str, str] = {
     # process reads them all
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
 }
+# Of a cluster alone: `embedding-router run` computes its own from limits.max_requests and the files
+# that it may open.
+ON_CLUSTERS: Mapping[str, str] = {
+    # connections that HAProxy accepts (Serve: 4,096): twice the default of limits.max_requests
+    "RAY_SERVE_HAPROXY_MAXCONN": "20000",
+}
 # What a router lacks without each variable.
 BRINGS: Mapping[str, str] = {
     "RAY_SERVE_ENABLE_HA_PROXY": "HAProxy in front instead of Serve's Python proxy",

@@ -208,22 +208,9 @@ def vllm_config(
                 + (f"; did you mean {near[0]}?" if near else "")
             )
     on_cpu = current_platform.is_cpu()
-    defaults: dict[str, Any] = {
-        "max_model_len": max_tokens,
-        "enforce_eager": on_cpu,
-        "use_tqdm_on_load": False,
-    }
-    if not settings.in_process and settings.args.get("tensor_parallel_size", 1) != 1:
-        # in a placement group vLLM would choose Ray and wait for devices that this replica holds
-        defaults["distributed_executor_backend"] = "mp"
+    defaults = engine_defaults(settings, max_tokens, on_cpu, shares_prefixes)
     if revision is not None and source == settings.source:  # a folder has none
         defaults["revision"] = revision
-    if on_cpu:
-        defaults["enable_prefix_caching"] = shares_prefixes
-        if shares_prefixes:
-            defaults["block_size"] = CPU_BLOCK
-    elif settings.in_process:
-        defaults["async_scheduling"] = True
     if on_cpu and settings.in_process and settings.args.get("enforce_eager", True):
         from deployments.engines.vllm_kernels import fast_norms
 
@@ -240,6 +227,29 @@ def vllm_config(
     ):
         made.cache_config.kv_cache_memory_bytes = _cache_bytes(made)
     return made
+
+
+def engine_defaults(
+    settings: engine_config.VllmEngine, max_tokens: int, on_cpu: bool, shares_prefixes: bool = False
+) -> dict[str, Any]:
+    """The arguments of vLLM that differ from its own defaults; `args` of the config override
+    them.
+    """
+    defaults: dict[str, Any] = {
+        "max_model_len": max_tokens,
+        "enforce_eager": on_cpu,
+        "use_tqdm_on_load": False,
+    }
+    if not settings.in_process and settings.args.get("tensor_parallel_size", 1) != 1:
+        # in a placement group vLLM would choose Ray and wait for devices that this replica holds
+        defaults["distributed_executor_backend"] = "mp"
+    if on_cpu:
+        defaults["enable_prefix_caching"] = shares_prefixes
+        if shares_prefixes:
+            defaults["block_size"] = CPU_BLOCK
+    elif settings.in_process:
+        defaults["async_scheduling"] = True
+    return defaults
 
 
 def _cache_bytes(made: "VllmConfig") -> int:

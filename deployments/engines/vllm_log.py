@@ -8,7 +8,10 @@ backend, the size of the key-value cache, what was compiled, what memory was fre
 import logging
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
+
+log = logging.getLogger("ray.serve")
 
 FORMAT = "%(levelname)s %(asctime)s %(name)s %(message)s"
 # For each phase, the line of vLLM that reports its seconds. The rest of a start is loading.
@@ -30,12 +33,15 @@ class StartLog(logging.Handler):
         self._began_s = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Read one line."""
-        line = record.getMessage()
-        self.doing = line.splitlines()[0] if line else self.doing
-        for phase, pattern in SAID.items():
-            if (found := pattern.search(line)) is not None:
-                self._seconds[phase] += float(found[1])
+        """Read one line. One that cannot be read is dropped: an error here would be raised inside
+        vLLM and end the start.
+        """
+        with suppress(TypeError, ValueError):  # wrong arguments of a format, or no number
+            line = record.getMessage()
+            self.doing = line.splitlines()[0] if line.strip() else self.doing
+            for phase, pattern in SAID.items():
+                if (found := pattern.search(line)) is not None:
+                    self._seconds[phase] += float(found[1])
 
     def attach(self) -> None:
         """Start to read, once vLLM is imported and has set up its logging."""
@@ -46,7 +52,11 @@ class StartLog(logging.Handler):
         logger.setLevel(min(logger.level, logging.INFO))
         logger.addHandler(self)
         if self._file is not None:
-            written = logging.FileHandler(self._file, delay=True)
+            try:
+                written = logging.FileHandler(self._file)
+            except OSError as error:
+                log.warning("vLLM's log is not kept: %s", error)
+                return
             written.setLevel(logging.INFO)
             written.setFormatter(logging.Formatter(FORMAT))
             logger.addHandler(written)

