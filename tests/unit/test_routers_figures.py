@@ -16,7 +16,7 @@ def test_the_costs_are_the_fit_of_what_was_measured() -> None:
     assert fit(POINTS) == pytest.approx(MEASURED)
     assert all(point.failures == 0 for point in POINTS)
     off = errors(POINTS, MEASURED)
-    assert np.median(off) < 0.15
+    assert np.median(off) < 0.2
     assert max(off) < 0.6
 
 
