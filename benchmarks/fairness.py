@@ -181,6 +181,10 @@ def main(
     rng = random.Random(seed)
     with router(config, None, keys=keys, cache={"max_bytes": 0}) as running:
         model = model or list(running.args.native)[-1]
+        if model not in running.args.native:
+            raise click.UsageError(
+                f"--model {model}: the config has {', '.join(running.args.native)}"
+            )
         stage = Stage(running.url, model, Texts(rng, folder), rng)
         share = running.args.limits.bulk_share
         rows = asyncio.run(play(stage, share, seconds, turns))

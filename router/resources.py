@@ -155,7 +155,7 @@ def _place(booked: Sequence[Booking], free: Sequence[Node]) -> list[Booking]:
 
 def waiting_later(booked: Sequence[Booking], nodes: Sequence[Node]) -> list[Wait]:
     """The deployments that start at zero replicas and whose first replica would find no room beside
-    the others: a request for such a model waits until it times out.
+    the others: a request for such a model waits until it times out, or is refused.
 
     Empty if the others do not fit either, which `waiting` reports.
     """

@@ -36,7 +36,7 @@ class StartLog(logging.Handler):
         """Read one line. One that cannot be read is dropped: an error here would be raised inside
         vLLM and end the start.
         """
-        with suppress(TypeError, ValueError):  # wrong arguments of a format, or no number
+        with suppress(Exception):  # arguments that do not fit the format, or no number
             line = record.getMessage()
             self.doing = line.splitlines()[0] if line.strip() else self.doing
             for phase, pattern in SAID.items():

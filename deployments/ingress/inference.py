@@ -183,15 +183,20 @@ class Inference:
             raise
 
     async def _body(self, http_request: HttpRequest, client: str) -> bytes:
-        """The body of an inference request; a large gzip one takes a turn of its client."""
+        """The body of an inference request; inflating a large one counts as reading of its client,
+        and parsing a large one, which comes next, is a turn on the event loop.
+        """
         limits, pool = self._router.service.args.limits, self._router.service.reader.pool
-        return await bodies.body(
+        body = await bodies.body(
             http_request,
             limits.max_body_bytes,
             limits.body_timeout_s,
             limits.max_gzip_ratio,
             partial(pool.admit, client, INFLATED_CHARACTERS),
         )
+        if len(body) > LARGE_BODY_BYTES:
+            await pool.turns.next()
+        return body
 
     async def _request(
         self, caller: Grant, http_request: HttpRequest, client: str, explain: bool
@@ -200,8 +205,6 @@ class Inference:
         service = self._router.service
         limits = service.args.limits
         body = await self._body(http_request, client)
-        if len(body) > LARGE_BODY_BYTES:
-            await service.reader.pool.turns.next()
         context = Context(
             service.catalogue,
             http_request.headers,

@@ -125,7 +125,8 @@ def _room_for(machine: Machine, booked: list[Booking]) -> Iterator[Finding]:
         yield Finding(wait.resource, "fail", wait.found, wait.todo)
     for wait in waiting_later(booked, [node]):
         found = f"with its first request {wait.found}"
-        yield Finding(wait.resource, "warn", found, f"{wait.todo}: until then such requests wait")
+        todo = f"{wait.todo}: until then requests for it are refused, or time out"
+        yield Finding(wait.resource, "warn", found, todo)
 
 
 def _cpu_builds(machine: Machine, args: RouterArgs, booked: list[Booking]) -> Iterator[Finding]:
@@ -142,7 +143,7 @@ def _cpu_builds(machine: Machine, args: RouterArgs, booked: list[Booking]) -> It
         yield Finding(
             "gpu build",
             "fail",
-            f"models book GPUs, and {' and '.join(wrong)} computes on the CPU only (`make install` "
+            f"models book GPUs, and {' and '.join(wrong)} use the CPU only (`make install` "
             "and `make run` install that)",
             "in a new virtual environment: pip install --no-deps -r requirements/gpu.lock && "
             "pip install --no-deps .",

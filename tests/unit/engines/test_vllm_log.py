@@ -78,6 +78,7 @@ def test_a_start_goes_on_where_its_log_cannot_be_read_or_kept(
         ("torch.compile took %d s in total", ("many",)),
         ("torch.compile took 1.2.3 s in total", ()),
         ("%s and %s", ("one",)),
+        ("%(name)s", ({"other": 1},)),
         ("\n", ()),
         ("torch.compile took 2.5 s in total", ()),
     ):
