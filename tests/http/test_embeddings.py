@@ -9,9 +9,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import yaml
 from openai import OpenAI
 
-from tests.support.local_service import LocalRouter
+from tests.support.launched import ROOT
+from tests.support.local_service import ARGS, LocalRouter, served
 
 pytestmark = pytest.mark.models
 
@@ -272,6 +274,49 @@ def test_related_sentences_are_closer_in_english_and_in_chinese(http: httpx.Clie
     ):
         made = vectors(embed(http, input=texts))
         assert made[0] @ made[1] > made[0] @ made[2]
+
+
+FOREIGN = {
+    "zh": "包裹送到的时候箱子已经坏了，我想要退货。",
+    "ru": "Посылка пришла разбитой, и я хочу вернуть деньги.",
+    "ja": "荷物が届いたとき、箱がこわれていました。返品したいです。",
+}
+
+
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, Any]:
+    """The rules and points of configs/local.yaml, which alone decide what stands in for the largest
+    model: it misses every budget, and no model is left out for what it does not read.
+    """
+    config = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
+    own = config["applications"][0]["args"]
+    models = {
+        name: one | {"quality": own["models"][name]["quality"]}
+        for name, one in ARGS["models"].items()
+    }
+    largest = models["multilingual-e5-small"]
+    largest["curve"] = largest["curve"] | {"fixed_s": 600.0}
+    return ARGS | {"models": models, "routing": own["routing"] | {"max_unread": 1.0}}
+
+
+@pytest.mark.parametrize("better", ["wordllama-256", "all-minilm-l6-v2"])
+def test_a_budget_lowers_a_text_to_the_model_with_the_most_points_for_its_language(
+    shipped: dict[str, Any], better: str
+) -> None:
+    models = shipped["models"]
+    if better != "wordllama-256":
+        points = {"en": 82.0, "default": 70.0}
+        models = models | {better: models[better] | {"quality": points}}
+    with served(shipped | {"models": models}) as (url, _), httpx.Client(base_url=url) as http:
+        for language, text in FOREIGN.items():
+            answer = http.post(
+                "/v1/embeddings", json={"input": text, "latency_budget_ms": 60_000}, timeout=60
+            )
+            assert answer.status_code == 200, answer.text
+            routing = answer.json()["routing"]
+            assert routing["language"] == language
+            assert (routing["model"], routing["degraded"]) == (better, True)
+            assert routing["reason"] == "budget"
 
 
 def test_a_budget_that_the_target_cannot_meet_lowers_it_and_says_so(http: httpx.Client) -> None:

@@ -175,6 +175,72 @@ def test_there_is_one_second_try() -> None:
         assert len(set(faults.sent)) == 2
 
 
+BUDGET_MS = 60_000.0
+HELD_S = 2.0
+
+
+def three_models(predicted_s: float) -> dict[str, Any]:
+    """A model between the others by its points, which is predicted to need `predicted_s`."""
+    slow = {"fixed_s": predicted_s, "base_s": 0.0, "s_per_token": 0.0, "batch_tokens": 8192}
+    models = {
+        "small": ARGS["models"]["small"],
+        "medium": model(quality={"default": 55}, curve=slow),
+        "large": ARGS["models"]["large"],
+    }
+    return ARGS | {"models": models}
+
+
+@pytest.mark.parametrize(
+    ("predicted_s", "budget_ms", "answers"),
+    [
+        pytest.param(600.0, None, "medium", id="no-budget"),
+        pytest.param(1.0, BUDGET_MS, "medium", id="in-time"),
+        pytest.param(600.0, BUDGET_MS, "small", id="late"),
+        pytest.param(BUDGET_MS / 1000 - HELD_S / 2, BUDGET_MS, "small", id="late-by-the-wait"),
+    ],
+)
+def test_a_second_try_keeps_what_is_left_of_the_budget(
+    predicted_s: float, budget_ms: float | None, answers: str
+) -> None:
+    body = {"model": "best", **({} if budget_ms is None else {"latency_budget_ms": budget_ms})}
+    with faulty(three_models(predicted_s)) as (client, faults), ThreadPoolExecutor() as pool:
+        faults.dying.add("large")
+        asked = pool.submit(post, client, **body)
+        wait_for(lambda: "large" in faults.sent, "the call")
+        threading.Event().wait(HELD_S)
+        faults.end.set()
+        answer = asked.result()
+    assert answer.status_code == 200, answer.text
+    routing = answer.json()["routing"]
+    assert (routing["model"], routing["degraded"]) == (answers, True)
+    assert faults.sent == ["large", answers]
+
+
+def test_without_a_wait_the_slower_model_is_in_time() -> None:
+    body = {"model": "best", "latency_budget_ms": BUDGET_MS}
+    with faulty(three_models(BUDGET_MS / 1000 - HELD_S / 2)) as (client, faults):
+        faults.away.add("large")
+        assert post(client, **body).json()["routing"]["model"] == "medium"
+
+
+def test_a_second_try_that_is_in_time_nowhere_is_refused_where_the_caller_wants_that() -> None:
+    late = {"curve": {"fixed_s": 600.0, "base_s": 0.0, "s_per_token": 0.0, "batch_tokens": 8192}}
+    args = three_models(600.0)
+    args["models"]["small"] = args["models"]["small"] | late
+    body = {"model": "best", "latency_budget_ms": BUDGET_MS}
+    with faulty(args) as (client, faults):
+        faults.away.add("large")
+        refused = post(client, **body, on_budget_miss="reject")
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "model_unavailable"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert set(faults.sent) == {"large"}
+    with faulty(args) as (client, faults):
+        faults.away.add("large")
+        routing = post(client, **body, on_budget_miss="degrade").json()["routing"]
+        assert (routing["model"], routing["reason"]) == ("medium", "late")
+
+
 def test_two_models_never_share_an_answer() -> None:
     large = ARGS | {"models": {**ARGS["models"], "large": model(quality={"default": 60}) | {
         "curve": {"batch_tokens": 8}}}}  # fmt: skip

@@ -26,6 +26,7 @@ from deployments.service.shared_cache import (
 from router.cache import Entry
 from router.config import Cache, RouterArgs
 from router.fingerprint import Fingerprint, Probe
+from router.keys import hash_of, new_key
 from router.strict import ConfigError, parse_args
 from tests.support.launched import ROOT
 from tests.support.local_service import FAKE, WORDLLAMA, served
@@ -263,6 +264,7 @@ async def test_each_failure_after_a_pause_makes_the_next_one_longer(
     assert pauses[-1] == 30.0
 
 
+KEYS = {"one": new_key(bytes([1]) * 32), "other": new_key(bytes([2]) * 32)}
 ARGS: dict[str, Any] = {
     "models": {
         "wordllama-256": WORDLLAMA
@@ -277,8 +279,12 @@ def with_redis(url: str, **more: Any) -> dict[str, Any]:
     return ARGS | {"cache": {"redis_url": url, "redis_timeout_s": ALWAYS_S, **more}}
 
 
-def embed(url: str, texts: list[str], model: str = "fast") -> dict[str, Any]:
-    answer = httpx.post(f"{url}/v1/embeddings", json={"input": texts, "model": model}, timeout=60)
+def embed(
+    url: str, texts: list[str], model: str = "fast", key: str | None = None
+) -> dict[str, Any]:
+    headers = {} if key is None else {"authorization": f"Bearer {KEYS[key]}"}
+    json = {"input": texts, "model": model}
+    answer = httpx.post(f"{url}/v1/embeddings", json=json, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
@@ -304,6 +310,28 @@ def test_a_second_router_answers_what_the_first_has_seen_without_its_engine(
     without = ARGS | {"cache": {"max_bytes": 0}}
     with served(without) as (third, _):
         assert embed(third, texts)["data"] == fresh["data"]
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(
+    ("scope", "other_finds"), [({}, 0), ({"scope": "key"}, 0), ({"scope": "shared"}, 2)], ids=str
+)
+def test_another_key_finds_in_redis_what_the_scope_says(
+    server: RedisServer, scope: dict[str, str], other_finds: int
+) -> None:
+    texts = ["a secret", "another secret"]
+    keys = {name: {"hash": hash_of(key)} for name, key in KEYS.items()}
+    args = with_redis(server.url, **scope) | {"keys": keys}
+    with served(args) as (first, one):
+        fresh = embed(first, texts, key="one")
+        asyncio.run_coroutine_threadsafe(one.service.shared.written(), one.loop).result(60)  # type: ignore[union-attr]
+    for key, found in (("other", other_finds), ("one", 2)):
+        with served(args) as (second, router):
+            known = embed(second, texts, key=key)
+            assert known["data"] == fresh["data"]
+            assert known["routing"]["cached"] == found
+            assert router.service.shared is not None
+            assert router.service.shared.counters.hits == found
 
 
 @pytest.mark.models
