@@ -38,7 +38,10 @@ _UNUSED = (
     "byte_fallback",
     "ignore_merges",
 )
-_PIECE = re.compile(r"\w+|[^\w\s]")
+_PIECE = re.compile(r"\s?\w+|[^\w\s]")
+_DIGIT = re.compile(r"\d")
+_LONGEST_WORD = 32  # of prose; what is longer is base64, a key or the like
+_BYTES_A_TOKEN = 3
 _SPECIAL_TOKENS = 2  # that most models put around a text
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -267,9 +270,6 @@ class _Counter:
 class Estimate:
     """Estimated counts without a tokenizer, for a server that can cut long texts or compute them
     for minutes.
-
-    A token for every three bytes, or for every word and mark if those are more, so that few texts
-    have more tokens than the estimate.
     """
 
     key = "estimate"
@@ -282,15 +282,29 @@ class Estimate:
 
     def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
         refuse_surrogates(texts)
-        return Tokens(None, list(map(self._count, texts)))
+        return Tokens(None, [_SPECIAL_TOKENS + estimated_tokens(text) for text in texts])
 
     def offsets(self, text: str) -> None:
         return None
 
-    @staticmethod
-    def _count(text: str) -> int:
-        pieces = sum(1 for _ in _PIECE.finditer(text))
-        return _SPECIAL_TOKENS + max(pieces, len(text.encode()) // 3)
+
+def estimated_tokens(text: str) -> int:
+    """Estimate the tokens of a text, so that few texts have more.
+
+    A token for every three bytes, or for every word and mark if those are more. Words with digits
+    and very long ones, such as numbers, hashes and base64, count a token for every character, and
+    for the space in front; for every byte of digits that are not ASCII.
+    """
+    pieces = spelled = spelled_bytes = 0
+    for match in _PIECE.finditer(text):
+        piece = match[0]
+        digits = _DIGIT.findall(piece)
+        if digits or len(piece) > _LONGEST_WORD:
+            spelled += len(piece) - len(digits) + len("".join(digits).encode())
+            spelled_bytes += len(piece.encode())
+        else:
+            pieces += 1
+    return spelled + max(pieces, (len(text.encode()) - spelled_bytes) // _BYTES_A_TOKEN)
 
 
 def refuse_surrogates(texts: Sequence[str]) -> None:

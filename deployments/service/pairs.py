@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from typing import Literal
 
-from deployments.service.prepare import BYTES_A_TOKEN, Prepared, Preparer
+from deployments.service.prepare import Prepared, Preparer, by_counting
 from deployments.service.reader import TEXT_CHARACTERS, Read, Reader
 from deployments.service.reading_pool import ReadingPool
 from router.config import Limits
@@ -21,6 +21,7 @@ from router.language_id import Prior
 from router.rerank_config import RerankerConfig
 from router.rerank_schema import RerankRequest
 from router.schema import Side
+from router.tokenizer import estimated_tokens
 
 _PLACE = re.compile(r"\{(instruction|query)\}")
 _CUTTING = re.compile(r"shorten it, split it, or .*|send its texts in several requests$")
@@ -81,11 +82,11 @@ class PairPreparer(Preparer):
         where: Literal["end", "start"],
         instruction: str | None,
     ) -> tuple[Prepared, list[int]]:
-        """Shorten the documents that are too long; by bytes where tokens are only estimated."""
+        """Shorten the documents that are too long; by the estimate where there is no tokenizer."""
         most = self._request.max_tokens_per_doc
         if prepared.exact or most is None:
             return super().cut(prepared, texts, model, where, instruction)
-        parts = [_part(text, most * BYTES_A_TOKEN, where) for text in texts]
+        parts = [_shortened(text, most, where) for text in texts]
         long = [index for index, part in enumerate(parts) if part != texts[index]]
         made = self.prepare(parts, prepared.side, instruction, [model], None, prepared.scope)[model]
         shorter = {name: getattr(made, name) for name in ("texts", "counts", "digests")}
@@ -237,10 +238,13 @@ def of_query(error: RouterError) -> RouterError:
     return error
 
 
-def _part(text: str, most_bytes: int, where: Literal["end", "start"]) -> str:
-    """Cut a text at its end or start to at most `most_bytes` of UTF-8."""
-    data = text.encode()
-    if len(data) <= most_bytes:
+def _shortened(text: str, most: int, where: Literal["end", "start"]) -> str:
+    """Cut a text at its end or start to at most `most` estimated tokens."""
+    count = estimated_tokens(text)
+    if count <= most:
         return text
-    part = data[:most_bytes] if where == "end" else data[-most_bytes:]
-    return part.decode(errors="ignore")
+
+    def part(length: int) -> str:
+        return text[:length] if where == "end" else text[len(text) - length :]
+
+    return part(by_counting(lambda length: estimated_tokens(part(length)), count, len(text), most))

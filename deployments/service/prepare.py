@@ -16,12 +16,19 @@ from router.config import Limits, RouterArgs
 from router.encoder_check import load_student
 from router.errors import InvalidValue, MaxTokensPerRequest
 from router.schema import Side
-from router.tokenizer import Estimate, Tokenizer, Tokens, load, of_library, refuse_surrogates
+from router.tokenizer import (
+    Estimate,
+    Tokenizer,
+    Tokens,
+    estimated_tokens,
+    load,
+    of_library,
+    refuse_surrogates,
+)
 
 PIECE_CHARACTERS = 65_536  # tokenised at a time, where tokens are limited
 CLOSE_TOKENS = 4  # so many below the limit is close enough
 CUT_TOKENS = 128  # that a cut between two pieces can add: at most an unknown word in two
-BYTES_A_TOKEN = 3  # an estimate, where the engine counts
 
 T = TypeVar("T")
 
@@ -248,7 +255,7 @@ class Preparer:
 
         offsets = tokenizer.offsets(before + text + after)
         if offsets is None:
-            length = _by_counting(counted, count, len(text), limit)
+            length = by_counting(counted, count, len(text), limit)
         else:
             length = _by_offsets(
                 counted, _lengths(offsets, len(before), len(text), where), count, limit
@@ -298,7 +305,7 @@ def _by_offsets(
     return lengths[keep - 1]
 
 
-def _by_counting(counted: Callable[[int], int], count: int, length: int, limit: int) -> int:
+def by_counting(counted: Callable[[int], int], count: int, length: int, limit: int) -> int:
     """The same for a tokenizer that only counts. Each guess assumes tokens as long as those counted
     last, so that only a few texts are counted, hardly longer than what fits.
     """
@@ -331,7 +338,7 @@ def _tokenised(
     """Tokenise prompted texts; None if there are more than `most` tokens."""
     unread = None
     if tokenizer is None:
-        estimates = [max(1, len(text.encode()) // BYTES_A_TOKEN) for text in prompted]
+        estimates = [max(1, estimated_tokens(text)) for text in prompted]
         tokens = Tokens(None, estimates) if most is None or sum(estimates) <= most else None
     else:
         tokens = _tokens(prompted, side, tokenizer, most)

