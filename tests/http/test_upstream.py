@@ -74,9 +74,9 @@ def answer(fault: str, texts: list[str]) -> tuple[int, bytes]:
 
 
 @contextmanager
-def upstream() -> Iterator[tuple[str, list[str]]]:
+def upstream(port: int = 0) -> Iterator[tuple[str, list[str]]]:
     """A server on a socket, and the list whose only entry is the fault it has now; it starts
-    without one.
+    without one. Port 0 is a free one.
     """
     fault, started, ended = ["none"], threading.Event(), asyncio.Event()
     place: dict[str, Any] = {}
@@ -109,7 +109,7 @@ def upstream() -> Iterator[tuple[str, list[str]]]:
             writer.close()
 
     async def life() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(serve, "127.0.0.1", port)
         place.update(port=server.sockets[0].getsockname()[1], loop=asyncio.get_running_loop())
         started.set()
         await ended.wait()

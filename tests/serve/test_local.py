@@ -2,8 +2,11 @@
 
 import inspect
 import json
+import socket
 import textwrap
 import threading
+from contextlib import closing
+from http.client import HTTPResponse
 from typing import Any
 
 import httpx
@@ -13,6 +16,7 @@ import pytest
 from openai import OpenAI
 
 from benchmarks import clients
+from benchmarks.fuzz_cases import ODD_HEADERS
 from tests.http.test_clients import check
 from tests.support import node
 from tests.support.launched import ROOT, Launched
@@ -151,6 +155,40 @@ def test_bad_requests_are_the_contracts_errors_through_serve(local: Launched) ->
     ):
         answer = httpx.post(f"{local.url}/v1/embeddings", content=body, timeout=60)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def answer_to(url: str, sent: bytes) -> tuple[int, bytes]:
+    """The status and the body of the answer to bytes that a client of HTTP would not send."""
+    address = httpx.URL(url)
+    assert address.port is not None
+    with socket.create_connection((address.host, address.port), timeout=WAIT_S) as connection:
+        connection.sendall(sent)
+        with closing(HTTPResponse(connection)) as answer:
+            answer.begin()
+            return answer.status, answer.read()
+
+
+@pytest.mark.parametrize("odd", ODD_HEADERS, ids=lambda odd: repr(odd[:36])[2:-1])
+def test_no_byte_in_a_header_and_no_handshake_is_an_error_of_the_service(
+    local: Launched, odd: bytes
+) -> None:
+    body = b'{"input": "hello", "model": "fast"}'
+    with_body = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+    for method, path, headers, content in (
+        (b"GET", b"/v1/models", b"", b""),
+        (b"POST", b"/v1/embeddings", with_body, body),
+    ):
+        head = b"%s %s HTTP/1.1\r\nhost: localhost\r\n%s" % (method, path, headers)
+        kind = b"connection: close, upgrade\r\n" if b"upgrade" in odd else b"connection: close\r\n"
+        status, answer = answer_to(local.url, head + kind + odd + b"\r\n" + content)
+        if odd == b"upgrade: websocket\r\n":  # no whole handshake: HAProxy answers itself
+            assert status == 400
+        elif b"websocket" in odd:
+            assert (status, json.loads(answer)["error"]["code"]) == (426, "not_supported")
+        else:
+            assert (status, json.loads(answer)["object"]) == (200, "list")
+    usual = httpx.post(f"{local.url}/v1/embeddings", content=body, timeout=60)
+    assert usual.status_code == 200
 
 
 def test_a_client_that_leaves_takes_its_work_out_of_the_engine(local: Launched) -> None:

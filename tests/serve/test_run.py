@@ -1,6 +1,7 @@
 """`embedding-router run` as a user meets it: in a process of its own, ended by signals."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -266,6 +267,25 @@ def config_of(folder: Path, **args: object) -> Path:
     path = folder / "fake.yaml"
     path.write_text(yaml.safe_dump({"applications": [application]}))
     return path
+
+
+@pytest.mark.serve
+def test_a_config_that_no_machine_has_room_for_ends_the_command_with_what_is_short(
+    tmp_path: Path,
+) -> None:
+    path = config_of(tmp_path)
+    config = yaml.safe_load(path.read_text())
+    config["applications"][0]["deployments"][1]["ray_actor_options"]["num_cpus"] = 4000
+    path.write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "router.cli", "run", "--port", str(free_port())]
+    command += ["--config", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_S)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"Error: small waits for 4000 CPUs: the config books 4000\.1 CPUs, there are \d+; lower "
+        r"num_cpus under deployments \(Ray books CPUs and does not enforce them\)\n",
+        done.stderr,
+    )
 
 
 @pytest.mark.serve

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -76,9 +76,17 @@ def has_line(router: psutil.Process, replica: psutil.Process) -> bool:
 
 
 @contextmanager
-def launched(config: Path, options: Sequence[str] = ()) -> Iterator[Launched]:
-    """Start the router on a free port; everything it started is gone after the block."""
+def launched(
+    config: Path,
+    options: Sequence[str] = (),
+    before_ready: Callable[[str], object] | None = None,
+) -> Iterator[Launched]:
+    """Start the router on a free port; everything it started is gone after the block.
+
+    `before_ready` gets its base URL, and returns before the router is waited for.
+    """
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     command = [
         sys.executable,
         "-m",
@@ -108,13 +116,15 @@ def launched(config: Path, options: Sequence[str] = ()) -> Iterator[Launched]:
     assert process.stdout is not None
     said: list[str] = []
     try:
+        if before_ready is not None:
+            before_ready(url)
         for line in process.stdout:
             said.append(line)
             if "ready on" in line:
                 break
         else:
             raise AssertionError("the router ended before it was ready:\n" + "".join(said))
-        yield Launched(process, f"http://127.0.0.1:{port}", "".join(said))
+        yield Launched(process, url, "".join(said))
     finally:
         started = (
             psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
