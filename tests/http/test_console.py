@@ -1,6 +1,7 @@
 """The console in a real browser, over a real socket, with the engines of the HTTP tests."""
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, exp
 
 from router.keys import hash_of, new_key
 from tests.support.browser import chromium, needs_chromium
-from tests.support.local_service import ARGS, served
+from tests.support.local_service import ARGS, held, served
 
 pytestmark = [needs_chromium, pytest.mark.models]
 
@@ -324,6 +325,31 @@ def test_the_lane_filter_keeps_bulk_out_of_sight(console: Open) -> None:
     expect(rows.first).to_contain_text("bulk")
 
 
+def test_p95_is_of_interactive_requests_alone() -> None:
+    with served() as (url, router), httpx.Client(base_url=url, timeout=60) as client:
+
+        def embed(text: str, priority: str) -> None:
+            body = {"input": text, "model": "all-minilm-l6-v2", "priority": priority}
+            client.post("/v1/embeddings", json=body).raise_for_status()
+
+        def measured() -> tuple[float, int]:
+            rows = {row["model"]: row for row in client.get("/v1/tiers").json()["data"]}
+            return rows["all-minilm-l6-v2"]["p95_ms"], rows["all-minilm-l6-v2"]["answers"]
+
+        for number in range(5):
+            embed(f"a question with the number {number}", "interactive")
+        p95_ms, answers = measured()
+        until_s = time.monotonic() + 10 * p95_ms / 1000
+        with held(router, lambda: time.monotonic() < until_s):
+            embed("one of many texts of an ingest", "bulk")
+        assert measured() == (p95_ms, answers)
+        until_s = time.monotonic() + 10 * p95_ms / 1000
+        with held(router, lambda: time.monotonic() < until_s):
+            embed("one question that waits as long", "interactive")
+        assert measured()[0] > p95_ms
+        assert measured()[1] == answers + 1
+
+
 def test_the_example_is_embedded_at_once_and_compared_by_every_model(console: Open) -> None:
     page = console.page
     expect(page.locator("#said")).to_contain_text("answered in")
@@ -425,10 +451,15 @@ def test_everything_fits_is_named_and_can_be_read(
 def test_it_asks_for_a_key_where_one_is_needed_and_says_where_it_must_be_an_admins(
     browser: Browser,
 ) -> None:
-    with served(LOCKED) as (url, _), browser.new_context(locale="en") as context:
+    size = ViewportSize(width=1280, height=900)
+    with served(LOCKED) as (url, _), browser.new_context(viewport=size, locale="en") as context:
         page = context.new_page()
         page.goto(url)
         expect(page.locator("#key-dialog")).to_be_visible()
+        box = page.locator("#key-dialog").bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] / 2 == pytest.approx(size["width"] / 2, abs=20)
+        assert box["y"] + box["height"] / 2 == pytest.approx(size["height"] / 2, abs=20)
         expect(page.locator("#state")).to_have_text("waiting for an API key")
         page.keyboard.type("er-no-such-key")
         page.keyboard.press("Enter")

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -71,8 +72,16 @@ def test_without_a_file_the_phases_are_read_all_the_same(vllm_logger: logging.Lo
 def test_a_start_goes_on_where_its_log_cannot_be_read_or_kept(
     vllm_logger: logging.Logger, tmp_path: Path
 ) -> None:
-    log = StartLog(tmp_path / "no such folder" / "vllm.log")
-    log.attach()
+    file = tmp_path / "no such folder" / "vllm.log"
+    log, said = StartLog(file), StringIO()
+    ours, shown = logging.getLogger("ray.serve"), logging.StreamHandler(said)
+    ours.addHandler(shown)
+    try:
+        log.attach()
+    finally:
+        ours.removeHandler(shown)
+    assert said.getvalue().startswith("vLLM's log is not kept: ")
+    assert str(file) in said.getvalue()
     vllm_logger.removeHandler(vllm_logger.handlers[0])  # the console reports such lines itself
     for line, arguments in (
         ("torch.compile took %d s in total", ("many",)),
