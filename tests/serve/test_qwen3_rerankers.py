@@ -130,7 +130,8 @@ def test_a_document_longer_than_the_model_reads_is_cut_alone_and_named(
 
 def test_tiers_and_hub_names_lead_to_the_rerankers(rerankers: Launched) -> None:
     assert rerank(rerankers, model="fast")["model"] == SMALL
-    assert rerank(rerankers)["model"] == MIDDLE
+    assert rerank(rerankers)["model"] == SMALL
+    assert rerank(rerankers, model="balanced")["model"] == MIDDLE
     assert rerank(rerankers, model="Qwen/Qwen3-Reranker-4B")["model"] == MIDDLE
 
 
