@@ -16,7 +16,7 @@ from router.queues import Queues
 from router.replica_health import ReplicaSet
 
 RETRY_AFTER_S = 1.0  # the Retry-After of an error when there is no better estimate
-MOST_RETRY_AFTER_S = 60.0  # OpenAI's clients ignore a longer one
+MOST_RETRY_AFTER_S = 60.0  # OpenAI's clients wait for no longer than 120 s, older ones 60
 LEAST_BULK_SHARE = 0.01  # of the capacity, if the config guarantees less
 
 
