@@ -70,3 +70,14 @@ class SleepingReplicas:
 
     async def wake(self, model: str) -> None:
         """They are awake."""
+
+
+def sized_text(number: int, tokens: int) -> str:
+    """Return a text of its own for each number, of so many estimated tokens (without a tokenizer,
+    a word of two letters and its space are one).
+    """
+    words = list[str]()
+    for _ in range(tokens):
+        words.append(chr(97 + number % 26) + chr(97 + number // 26 % 26))
+        number //= 26 * 26
+    return " ".join(words) + " "

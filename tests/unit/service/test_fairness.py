@@ -17,7 +17,7 @@ from router.errors import RouterError
 from router.models import build_models
 from router.schema import parse
 from router.strict import parse_args
-from tests.support.virtual_loop import SleepingReplicas, VirtualLoop
+from tests.support.virtual_loop import SleepingReplicas, VirtualLoop, sized_text
 
 # full steps of 256 tokens: 2,844 tokens a second
 CURVE = {"fixed_s": 0.0, "base_s": 0.014, "s_per_token": 0.0003, "batch_tokens": 256}
@@ -60,10 +60,6 @@ def on_virtual_clock(
         loop.close()
 
 
-def text(number: int, tokens: int) -> str:
-    return f"{number} ".ljust(3 * tokens, "x")  # without a tokenizer: three bytes each
-
-
 def in_time(share: float, bulk: int, times: float = 1.0) -> tuple[float, float]:
     """The share of interactive requests at 120 % load that are in time, and when an ingest of so
     many requests of a full step each has ended.
@@ -73,14 +69,18 @@ def in_time(share: float, bulk: int, times: float = 1.0) -> tuple[float, float]:
     async def scenario(embed: Embed, loop: VirtualLoop) -> None:
         async def query(number: int, at_s: float) -> None:
             await asyncio.sleep(at_s)
-            body = {"input": text(number, 40), "latency_budget_ms": 500, "on_budget_miss": "reject"}
+            body = {
+                "input": sized_text(number, 40),
+                "latency_budget_ms": 500,
+                "on_budget_miss": "reject",
+            }
             try:
                 found.append(await embed(body, Caller(key="one")) <= 0.5)
             except RouterError:
                 found.append(False)
 
         async def ingest(number: int) -> None:
-            body = {"input": text(number, 250), "priority": "bulk", "model": "only"}
+            body = {"input": sized_text(number, 250), "priority": "bulk", "model": "only"}
             await embed(body, Caller(key="ingest"))
             ended[0] = loop.time()
 
@@ -111,7 +111,7 @@ def test_keys_that_flood_are_served_by_their_weights(weight: float) -> None:
 
         async def connection(caller: Caller) -> None:
             while loop.time() < 12.0:
-                await embed({"input": text(next(numbers), 60), "model": "only"}, caller)
+                await embed({"input": sized_text(next(numbers), 60), "model": "only"}, caller)
                 answered[caller.key] += loop.time() < 12.0
 
         heavy, light = Caller(key="heavy", weight=weight), Caller(key="light")

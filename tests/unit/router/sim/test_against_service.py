@@ -17,7 +17,7 @@ from router.sim.outcome import Latencies
 from router.sim.simulation import Setup, Simulation
 from router.sim.traffic import Arrival, Kind, Shapes
 from router.strict import parse_args
-from tests.support.virtual_loop import SleepingReplicas, VirtualLoop
+from tests.support.virtual_loop import SleepingReplicas, VirtualLoop, sized_text
 
 SECONDS, RATE = 60.0, 60.0
 OVERHEAD_S = 0.004
@@ -73,9 +73,7 @@ async def served(
     async def one(number: int, ask: tuple[float, int, float]) -> None:
         at_s, tokens, budget_s = ask
         await asyncio.sleep(at_s)
-        # without a tokenizer a router counts a token for three bytes
-        text = f"{number} ".ljust(3 * tokens, "x")
-        body = {"input": text, "latency_budget_ms": 1000.0 * budget_s}
+        body = {"input": sized_text(number, tokens), "latency_budget_ms": 1000.0 * budget_s}
         arrived_s = loop.time()
         answer = await service.embed(parse(orjson.dumps(body), {}, args.limits))
         took.append(loop.time() - arrived_s + OVERHEAD_S)
