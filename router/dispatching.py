@@ -29,6 +29,7 @@ from router.instructions import (
     Timer,
 )
 from router.sending import TIMER_S, Sending
+from router.steps import Step
 
 
 class DispatcherState(Sending[C, R]):
@@ -83,7 +84,7 @@ class DispatcherState(Sending[C, R]):
         """A replica has answered a call."""
         if not self._close(call):
             return self._drain()
-        at, model, dispatch = call.at, self.model, call.dispatch
+        at, model = call.at, self.model
         at.answered(now)
         faults = 0
         if reply.failed:
@@ -97,12 +98,7 @@ class DispatcherState(Sending[C, R]):
         if reply.replica in self._replicas.at:  # otherwise it is gone and must stay forgotten
             full = left >= self.limits.call_size.tokens
             self.feedback.served(reply.replica, reply.counters, full=full)
-        self.feedback.stepped(
-            dispatch.ahead_tokens + dispatch.tokens,
-            call.tokens_sq,
-            reply.queue_s + reply.inference_s,
-            call.texts,
-        )
+            self._learn(call, reply)
         self._deliver(call, reply, now)
         self._answered.append(call)
         self._send_after_turn()
@@ -187,6 +183,17 @@ class DispatcherState(Sending[C, R]):
         for chunk in self._queues.take_all():
             self._fail(chunk, self._stopping())
         return self._drain()
+
+    def _learn(self, call: CallInFlight[C], reply: R) -> None:
+        """Learn how long the step of a reply took."""
+        ahead, tokens = call.dispatch.ahead_tokens, call.dispatch.tokens
+        at_replica_s = reply.queue_s + reply.inference_s
+        if not self.limits.steps:  # calls run side by side
+            self.feedback.stepped(ahead + tokens, call.tokens_sq, at_replica_s, call.texts)
+            return
+        step = Step(tokens, call.tokens_sq, at_replica_s, call.texts)
+        idle = not reply.outstanding_tokens
+        self.feedback.replied(reply.replica, step, reply.counters, alone=not ahead, idle=idle)
 
     # Ends of calls
 

@@ -15,7 +15,6 @@ look slow because short ones pay it too.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from router.capacity import Demand, DemandReport, Rate
 from router.domain import Decision, Load, Model, Reason, Why, Work
@@ -23,19 +22,13 @@ from router.fair import Sender
 from router.latency import Correction, Learner, ProfileLearner, Quantile
 from router.ledger import Ledger, Random
 from router.routing_config import Routing
+from router.steps import Counters, Step, Steps
 
 RELAX_EVERY_S = 1.0
 MOST_TICKS = 600  # at a time, if the clock jumped
 OVERHEAD_ETA = 0.1  # each answer moves the median of the overhead by e^+-0.05
 OVERHEAD_NEWS = 0.1  # relative difference at which the curve is replaced
 LEAST_OVERHEAD_S, MOST_OVERHEAD_S = 1e-4, 10.0
-
-
-class Counters(NamedTuple):
-    """The counters of a replica since its start, from its replies."""
-
-    served_tokens: int
-    busy_s: float
 
 
 NOT_SEEN = (Counters(0, 0.0), False)
@@ -70,6 +63,7 @@ class Feedback:
         self._replicas: dict[
             str, tuple[Counters, bool]
         ] = {}  # and whether a full batch was left for it
+        self._steps: dict[str, Steps] = {}  # by replica
         self._full_seen = False
         self._tested_s = now
         self._cold_start_s = cold_start_s
@@ -134,10 +128,18 @@ class Feedback:
         self._learner = ProfileLearner(self.model.curve)
         return True
 
+    def replied(
+        self, replica: str, call: Step, counters: Counters, alone: bool, idle: bool
+    ) -> None:
+        """Learn from the steps that a reply completes; see `Steps.replied`."""
+        if self._learner is not None:
+            for step in self._steps.setdefault(replica, Steps()).replied(
+                call, counters, alone, idle
+            ):
+                self.stepped(*step)
+
     def stepped(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
-        """Learn from a call that took `seconds` at its replica. `tokens` includes the tokens ahead
-        of it; `tokens_sq` and `texts` are of its own texts.
-        """
+        """Learn from a step of `texts` texts with `tokens` tokens that took `seconds`."""
         if self._learner is not None:
             self._learner.observe(tokens, tokens_sq, seconds, texts)
             self.model = self.model.with_curve(
@@ -175,6 +177,7 @@ class Feedback:
     def lost(self, replica: str) -> None:
         """Forget a replica that is gone."""
         self._replicas.pop(replica, None)
+        self._steps.pop(replica, None)
 
     def completed(
         self,

@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from router.calls import C, CallInFlight
 from router.errors import RouterError
-from router.feedback import Counters
+from router.steps import Counters
 
 
 class Failure(Protocol):

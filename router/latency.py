@@ -26,21 +26,33 @@ class Learner:
 
     Recursive least squares on relative errors, forgetting over about 100 steps. A step counts as at
     most twice the expected time, so that a stall does not look like a slow model. Terms that cannot
-    be separated (attention, the cost of a text, the flat part) are taken from `prior`. So is the
-    slope beyond the largest step seen, until a step of ENOUGH times a full one was seen: short
-    texts can all lie in the flat part, which reveals nothing about longer ones.
+    be separated (attention, the cost of a text) are taken from `prior`. Short texts can all lie in
+    the flat part, which reveals nothing about longer ones. So they count as flat, and beyond the
+    largest step seen the slope is that of `prior` if it is steeper. This ends with a step of ENOUGH
+    times a full one, or of SOME if steps rise by RISE up to there.
     """
 
-    __slots__ = ("_base_s", "_covariance", "_largest_tokens", "_per_knot", "_prior", "count")
+    __slots__ = (
+        "_base_s",
+        "_covariance",
+        "_largest_tokens",
+        "_mean_tokens",
+        "_per_knot",
+        "_prior",
+        "count",
+    )
 
     FORGET = 0.99
     ENOUGH = 0.25  # of a full step
+    SOME, RISE = 1 / 32, 0.25  # of a full step, and of the base
+    MEAN_OF = 100  # steps
     # the unit of the slope, so that both unknowns are of similar size
     KNOT_TOKENS = 1000.0
 
     def __init__(self, prior: Curve) -> None:
         self.count = 0
         self._largest_tokens = 0
+        self._mean_tokens = 0.0
         self._prior = prior
         self._base_s = max(prior.fixed_s, prior.base_s)
         self._per_knot = prior.s_per_token * self.KNOT_TOKENS
@@ -55,6 +67,7 @@ class Learner:
         if not (tokens > 0 and 0.0 < seconds < math.inf):
             return
         self._largest_tokens = max(self._largest_tokens, min(tokens, self._prior.batch_tokens))
+        self._mean_tokens += (tokens - self._mean_tokens) / min(self.count + 1, self.MEAN_OF)
         knots = tokens / self.KNOT_TOKENS
         known_s = self._prior.s_per_token_sq * tokens_sq + self._prior.s_per_text * texts
         expected_s = max(self._base_s + self._per_knot * knots, 1e-6)
@@ -95,9 +108,12 @@ class Learner:
         if not self.count:
             return prior.with_overhead(overhead_s)
         slope, base_s, flat_s = self._per_knot / self.KNOT_TOKENS, self._base_s, 0.0
-        if self._largest_tokens < self.ENOUGH * prior.batch_tokens and slope < prior.s_per_token:
-            flat_s = base_s + slope * self._largest_tokens
-            slope, base_s = prior.s_per_token, flat_s - prior.s_per_token * self._largest_tokens
+        largest = self._largest_tokens
+        enough = self.ENOUGH if slope * largest < self.RISE * base_s else self.SOME
+        if slope < prior.s_per_token and largest < enough * prior.batch_tokens:
+            flat_s = base_s + slope * self._mean_tokens
+            base_s += (slope - prior.s_per_token) * largest  # the lines meet at the largest step
+            slope = prior.s_per_token
         return Curve(
             flat_s, base_s, slope, prior.s_per_token_sq, prior.batch_tokens, overhead_s,
             prior.s_per_text,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import orjson
 
 from router.arrays import TokenIds, Vectors
-from router.feedback import Counters
+from router.steps import Counters
 
 FailureCode = Literal["too_long", "invalid", "expired", "engine"]
 

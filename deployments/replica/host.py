@@ -33,7 +33,7 @@ from deployments.telemetry.metrics import Tally
 from deployments.telemetry.tracing import Tracing
 from router.arrays import Vectors
 from router.domain import Curve, attention
-from router.feedback import Counters
+from router.steps import Counters
 
 ANSWERED_S = 5.0  # for callers to receive the error that their engine is dead
 WRITTEN_S = 0.2  # for a reply to get from here to the socket

@@ -9,9 +9,9 @@ from typing import NamedTuple, Protocol
 
 from router.calls import CallInFlight
 from router.domain import Curve, attention
-from router.feedback import Counters
 from router.instructions import Failure
 from router.sim.pending import SimChunk
+from router.steps import Counters
 
 NONE_FAILED: Mapping[int, Failure] = {}
 

@@ -17,10 +17,10 @@ from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from deployments.telemetry import metrics
 from deployments.telemetry.tracing import Tracing
-from router.feedback import Counters
 from router.keys import hash_of, new_key
 from router.rerank_schema import RerankRequest
 from router.schema import EmbeddingsRequest
+from router.steps import Counters
 from router.strict import parse_args
 from tests.http.test_rerank import ARGS, DOCUMENTS, expected, rerank
 from tests.support.local_service import LocalRouter, served

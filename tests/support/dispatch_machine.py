@@ -15,7 +15,7 @@ from router.dispatching import DispatcherState
 from router.domain import Curve, Model
 from router.errors import InternalError, RouterError
 from router.fair import ANY_SENDER, Sender
-from router.feedback import Counters, Feedback
+from router.feedback import Feedback
 from router.instructions import (
     CancelCall,
     CompleteChunk,
@@ -27,6 +27,7 @@ from router.instructions import (
 )
 from router.ledger import Ledger
 from router.routing_config import Routing
+from router.steps import Counters
 
 BATCH = 1000
 SHORT = Curve(0.001, 0.001, 0.0001, 0.0, BATCH)

@@ -10,7 +10,7 @@ import numpy as np
 from deployments.dispatch.transport import ConnectionLost, ReplicaLost
 from deployments.dispatch.wire import Call, Failure, Reply
 from deployments.engines.base import EngineOverloaded
-from router.feedback import Counters
+from router.steps import Counters
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 
 from deployments.dispatch.wire import Call, Reply
 from router.domain import Curve
-from router.feedback import Counters
+from router.steps import Counters
 
 
 class Jumping(selectors.DefaultSelector):

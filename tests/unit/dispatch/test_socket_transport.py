@@ -34,7 +34,7 @@ from deployments.engines.base import (
 from deployments.replica import socket_server
 from deployments.replica.socket_server import ReplicaServer
 from router.errors import RequestTooLarge
-from router.feedback import Counters
+from router.steps import Counters
 
 WAIT_S = 30.0
 

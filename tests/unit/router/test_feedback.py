@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request, Why, Work
-from router.feedback import Counters, Feedback, tell
+from router.feedback import Feedback, tell
 from router.ledger import Ledger
 from router.policy import decide, predict
 from router.routing_config import Routing
 from router.rules import Policy
+from router.steps import Counters
 
 ENGLISH = Features(characters=100, language="en", script="Latn", mixed=False, code=False)
 CURVE = Curve(fixed_s=0.01, base_s=0.0, s_per_token=0.001, s_per_token_sq=0.0, batch_tokens=8192)

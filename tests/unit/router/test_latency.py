@@ -345,6 +345,17 @@ def test_short_texts_in_the_flat_part_do_not_make_a_long_one_look_short() -> Non
     assert learner.curve.step(512) > 0.4
 
 
+def test_a_slope_below_the_priors_does_not_make_short_steps_as_long_as_the_largest() -> None:
+    for slope in (4.6e-6, 4.2e-6, 3e-6, 1e-6):
+        truth = Curve(0.0, 0.005, slope, 0.0, 8192)
+        learner, source = Learner(Curve(0.0044, 0.005, 4.64e-6, 0.0, 8192)), random.Random(2)
+        for _ in range(100):
+            tokens = source.choice((36, 60, 120, 360, 1200))
+            learner.observe(tokens, 0, truth.step(tokens) * math.exp(source.gauss(0.0, 0.02)))
+        for tokens in (36, 60, 120, 360, 1200):
+            assert learner.curve.step(tokens) == pytest.approx(truth.step(tokens), rel=0.15)
+
+
 @pytest.mark.parametrize(
     "truth",
     [Curve(0.01, 0.004, 6e-6, 0.0, 16384), Curve(0.0, 0.003, 3e-4, 0.0, 2048)],
