@@ -22,6 +22,7 @@ from router.feedback import Feedback
 from router.ledger import Ledger
 from router.replica_health import FAILURES_IN_A_ROW
 from router.routing_config import Routing
+from router.steps import Counters, Step
 from tests.support.hand_transport import HandTransport, settle
 
 BATCH = 1000
@@ -37,7 +38,9 @@ def feedback(curve: Curve = SHORT, cold_start_s: float | None = None) -> Feedbac
 class BrokenFeedback(Feedback):
     """A fault of ours in what happens after an answer."""
 
-    def stepped(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
+    def replied(
+        self, replica: str, call: Step, counters: Counters, alone: bool, idle: bool
+    ) -> None:
         raise KeyError("ours")
 
 
