@@ -21,7 +21,7 @@ from router.language_id import Prior
 from router.rerank_config import RerankerConfig
 from router.rerank_schema import RerankRequest
 from router.schema import Side
-from router.tokenizer import estimated_tokens
+from router.token_estimate import estimated_tokens
 
 _PLACE = re.compile(r"\{(instruction|query)\}")
 _CUTTING = re.compile(r"shorten it, split it, or .*|send its texts in several requests$")

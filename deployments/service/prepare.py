@@ -16,11 +16,10 @@ from router.config import Limits, RouterArgs
 from router.encoder_check import load_student
 from router.errors import InvalidValue, MaxTokensPerRequest
 from router.schema import Side
+from router.token_estimate import Estimate, estimated_tokens
 from router.tokenizer import (
-    Estimate,
     Tokenizer,
     Tokens,
-    estimated_tokens,
     load,
     of_library,
     refuse_surrogates,
