@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from typing import Literal
 
-from deployments.service.prepare import Prepared, Preparer, by_counting
+from deployments.service.cutting import by_counting
+from deployments.service.prepare import Prepared, Preparer
 from deployments.service.reader import TEXT_CHARACTERS, Read, Reader
 from deployments.service.reading_pool import ReadingPool
 from router.config import Limits
