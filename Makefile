@@ -65,7 +65,7 @@ else
 	$(PYTEST) -n $(WORKERS) $(ARGS)
 endif
 
-test-long: $(TOOLS) ## run the tests that take longest: those with several Ray nodes
+test-long: $(TOOLS) ## run the longest tests: several Ray nodes, Qwen3 at its real widths
 	$(BIN)/python -m pytest -m long $(ARGS)
 
 check: $(TOOLS) ## lint, format, types and every config

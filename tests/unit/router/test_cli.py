@@ -18,6 +18,8 @@ from router import cli
 from router.strict import ConfigError
 from tests.support.needs import needs
 
+pytestmark = pytest.mark.usefixtures("kept_tokenizers")
+
 GOOD = "applications:\n- {name: a, import_path: 'their.module:app'}\n"
 
 
@@ -146,6 +148,7 @@ def test_a_good_file_is_named_with_its_models() -> None:
     )
 
 
+@pytest.mark.models
 def test_students_are_counted_beside_models_and_rerankers() -> None:
     file = str(Path(__file__).resolve().parents[3] / "configs" / "local.yaml")
     result = run("check-config", file)
