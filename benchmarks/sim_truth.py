@@ -11,7 +11,6 @@ import asyncio
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -32,8 +31,7 @@ from tests.support.virtual_loop import sized_text
 BASE_S, S_PER_TOKEN, TIMES = 0.03, 0.0004, 3.0  # of the small model; the large is so much slower
 BUDGETS_S = (0.25, 1.0)
 MARKS = {"p50": 0.10, "p99": 0.15}
-AROUND = 2  # tokens that the router's estimate adds to a text, and that cost the engine nothing
-WARM_TOKENS = 42
+WARM_TOKENS = 40
 
 
 class Sent(NamedTuple):
@@ -77,16 +75,11 @@ def config(overhead_s: float) -> dict[str, Any]:
 
 
 def requests(seconds: float, rate: float, rng: Random) -> list[Sent]:
-    """Independent arrivals; their words are multiples of four, so that both count alike."""
+    """Independent arrivals; lengths are multiples of four tokens, so that both count alike."""
     sent, at_s = list[Sent](), 0.0
     while (at_s := at_s + rng.expovariate(rate)) < seconds:
-        sent.append(Sent(at_s, 4 * rng.randrange(5, 50) + AROUND, rng.choice(BUDGETS_S)))
+        sent.append(Sent(at_s, 4 * rng.randrange(5, 50), rng.choice(BUDGETS_S)))
     return sent
-
-
-def text_of(number: int, tokens: int) -> str:
-    """A text of so many tokens for the router."""
-    return sized_text(number, tokens - AROUND)
 
 
 async def idle_s(url: str, asks: int) -> list[float]:
@@ -94,7 +87,7 @@ async def idle_s(url: str, asks: int) -> list[float]:
     took = list[float]()
     async with httpx.AsyncClient(base_url=url, timeout=60.0) as client:
         for number in range(asks):
-            body = {"input": text_of(number, WARM_TOKENS), "model": "large"}
+            body = {"input": sized_text(number, WARM_TOKENS), "model": "large"}
             began_s = time.perf_counter()
             (await client.post("/v1/embeddings", json=body)).raise_for_status()
             took.append(time.perf_counter() - began_s)
@@ -110,7 +103,7 @@ async def replay(url: str, sent: Sequence[Sent]) -> tuple[list[float], list[str]
 
         async def one(number: int, ask: Sent) -> tuple[float, str]:
             await asyncio.sleep(max(0.0, start_s + ask.at_s - time.perf_counter()))
-            text, budget_ms = text_of(number, ask.tokens), 1000 * ask.budget_s
+            text, budget_ms = sized_text(number, ask.tokens), 1000 * ask.budget_s
             body = {"input": text, "model": "auto", "latency_budget_ms": budget_ms}
             began_s = time.perf_counter()
             answer = await client.post("/v1/embeddings", json=body)
@@ -139,10 +132,6 @@ def simulate(sent: Sequence[Sent], seconds: float, overhead_s: float) -> Outcome
         build_policy(args.routing, args.tiers),
         dict.fromkeys(models, 1),
         packs=dict.fromkeys(models, False),
-        curves={
-            name: replace(model.curve, s_per_text=-AROUND * model.curve.s_per_token)
-            for name, model in models.items()
-        },
     )
     return Simulation(setup, arrivals, seconds).run()
 
@@ -157,7 +146,7 @@ def main(seconds: float, rate: float, seed: int, file: Path | None) -> None:
     stage("asking an idle router 40 times, about 6 s")
     with served(config(0.004)) as (url, _):
         took = asyncio.run(idle_s(url, 40))
-    step_s = TIMES * (BASE_S + (WARM_TOKENS - AROUND) * S_PER_TOKEN)
+    step_s = TIMES * (BASE_S + WARM_TOKENS * S_PER_TOKEN)
     overhead_s = max(1e-4, statistics.median(took[20:]) - step_s)
     sent = requests(seconds, rate, Random(seed))
     rounds = []
@@ -167,7 +156,7 @@ def main(seconds: float, rate: float, seed: int, file: Path | None) -> None:
             rounds.append(asyncio.run(replay(url, sent)))
     stage("simulating the same requests")
     outcome = simulate(sent, seconds, overhead_s)
-    rows = []
+    rows = list[dict[str, Any]]()
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         real = [quantile(took, share) for took, _ in rounds]
         mean = sum(real) / len(real)

@@ -15,8 +15,9 @@ from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
 from router.domain import Features, Load, Request, Tier, Work
 from router.models import build_policy
 from router.policy import decide
-from router.sim.build import World
+from router.sim.build import Way, World, run
 from router.strict import parse_args
+from tests.support.virtual_loop import sized_text
 
 
 def test_the_router_and_the_engine_count_the_texts_as_the_simulator_does() -> None:
@@ -24,15 +25,15 @@ def test_the_router_and_the_engine_count_the_texts_as_the_simulator_does() -> No
     sent = sim_truth.requests(20.0, 12.0, Random(0))
     assert len(sent) > 100
     for number, ask in enumerate(sent):
-        text = sim_truth.text_of(number, ask.tokens)
+        text = sized_text(number, ask.tokens)
         counted = preparer.prepare([text], None, None, ["large"])["large"].counts
         assert list(counted) == [ask.tokens]
         engine = -(-len(text) // 4)  # deployments.engines.fake
-        assert engine * 4 / 3 == ask.tokens - sim_truth.AROUND
+        assert engine * 4 / 3 == ask.tokens
 
 
 def test_a_text_alone_takes_the_engines_time_and_the_overhead() -> None:
-    sent = [sim_truth.Sent(float(number), 42, 1.0) for number in range(4)]
+    sent = [sim_truth.Sent(float(number), 40, 1.0) for number in range(4)]
     outcome = sim_truth.simulate(sent, 4.0, 0.004)
     engine_s = sim_truth.TIMES * (sim_truth.BASE_S + 40 * sim_truth.S_PER_TOKEN)
     assert outcome.models == {"large": 4}
@@ -76,7 +77,7 @@ def test_a_log_that_lacks_requests_is_no_ground_for_a_figure(answered: int, sent
 
 def test_a_service_that_was_never_on_time_is_compared_too() -> None:
     world = logged_world([(0.0, 0.0)])
-    outcome = sim_models.run(world.updated(seconds=20.0), sim_models.Way("as configured"))
+    outcome = run(world.updated(seconds=20.0), Way("as configured"))
     ask = Ask(Text("text", "en", "query"), {}, 0.1)
     sent = [sim_models.Sent(sim_models.WARM_S + number, ask) for number in range(3)]
     late = [Told(ask, 200, "a", None, 1.0) for _ in sent]
