@@ -185,20 +185,20 @@ WRONG = {
     "language-by-name": (
         "args.routing.rules.0.when",
         {"languages": ["english"]},
-        f"{APP}.args.routing.rules[0].when: languages: 'english' is not an ISO 639-1 code such "
+        f"{APP}.args.routing.rules[0].when.languages: 'english' is not an ISO 639 code such "
         "as en or zh; did you mean en?",
     ),
     "script-by-name": (
         "args.routing.rules.0.when",
         {"scripts": ["cyrillic"]},
-        f"{APP}.args.routing.rules[0].when: scripts: 'cyrillic' is not an ISO 15924 code such as "
+        f"{APP}.args.routing.rules[0].when.scripts: 'cyrillic' is not an ISO 15924 code such as "
         "Cyrl or Hani; "
         "did you mean Cyrl?",
     ),
     "quality-of-no-language": (
         "args.models.small.quality",
         {"english": 60},
-        f"{MODELS}.small: quality: 'english' is not an ISO 639-1 code such as en or zh; did you "
+        f"{MODELS}.small.quality: 'english' is not an ISO 639 code such as en or zh; did you "
         "mean en?; beside languages there "
         "are code, mixed, long and default",
     ),
@@ -550,6 +550,18 @@ def test_yaml_that_nobody_would_write_is_one_sentence(tmp_path: Path, text: str,
         assert told.exit_code == 1
         assert why in told.output
         assert len(told.output.splitlines()) == 1
+
+
+def test_check_config_reads_codes_of_languages_as_requests_do(tmp_path: Path) -> None:
+    when = "args.routing.rules"
+    rule = {"name": "chinese", "floor": "fast", "when": {"languages": ["zho", "EN", "pt-BR"]}}
+    told = CliRunner().invoke(cli, ["check-config", str(serve_file(tmp_path, when, [rule]))])
+    assert told.exit_code == 0, told.output
+    rule["when"] = {"languages": ["chinese"]}
+    told = CliRunner().invoke(cli, ["check-config", str(serve_file(tmp_path, when, [rule]))])
+    assert told.exit_code == 1
+    assert "rules[0].when.languages: 'chinese' is not an ISO 639 code" in told.output
+    assert "did you mean zh?" in told.output
 
 
 @pytest.mark.parametrize(
