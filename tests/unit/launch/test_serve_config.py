@@ -262,7 +262,35 @@ WRONG = {
         f"{MODELS}.large.engine.args.max_model_length: vLLM has no such argument; did you mean "
         "max_model_len?",
     ),
+    "vllm-argument-of-a-pooler": (
+        "args.models.large.engine.args",
+        {"pooler_config": {"pooling_typ": "LAST"}},
+        f"{MODELS}.large.engine.args.pooler_config.pooling_typ: vLLM's PoolerConfig has no such "
+        "argument; did you mean pooling_type?",
+    ),
+    "vllm-argument-two-levels-down": (
+        "args.models.large.engine.args",
+        {"compilation_config": {"pass_config": {"xyz": True}, "mode": 3}},
+        f"{MODELS}.large.engine.args.compilation_config.pass_config.xyz: vLLM's PassConfig has no "
+        "such argument; see vLLM's PassConfig for those it has",
+    ),
+    "vllm-argument-that-yaml-reads-as-false": (
+        "args.models.large.engine.args",
+        {"kernel_config": {False: 1}},
+        f"{MODELS}.large.engine.args.kernel_config.False: vLLM's KernelConfig has no such "
+        "argument; see vLLM's KernelConfig for those it has",
+    ),
 }
+
+
+def test_arguments_of_vllm_that_take_any_key_are_left_alone(tmp_path: Path) -> None:
+    args = {
+        "hf_overrides": {"architectures": ["Any"], "is_matryoshka": True, "anything": {"at": 1}},
+        "compilation_config": {"inductor_compile_config": {"any": 1}, "custom_ops": ["none"]},
+        "pooler_config": {"seq_pooling_type": "LAST", "use_activation": True},
+        "kernel_config": {"enable_flashinfer_autotune": False},
+    }
+    assert check(serve_file(tmp_path, "args.models.large.engine.args", args)) == []
 
 
 @pytest.mark.models
