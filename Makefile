@@ -10,7 +10,7 @@ PORT ?=
 ARGS ?=
 
 # Folders whose tests start no service: two processes run them, and one process the rest.
-ALONE := tests/unit tests/properties tests/simulation
+ALONE := tests/unit tests/properties tests/simulation tests/programs
 NAMED := $(filter tests tests/%,$(ARGS))
 WORKERS ?= $(if $(NAMED),$(if $(filter-out $(ALONE) $(ALONE:=/),$(NAMED)),0,2),0)
 
