@@ -48,6 +48,7 @@ NAMES = (
     "student_query",
     "students",
     "timing",
+    "versions",
     "where",
 )
 

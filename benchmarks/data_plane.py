@@ -200,7 +200,7 @@ def main(
     litellm: Path | None,
 ) -> None:
     """Compare the data plane with the engine's own server and with other routers."""
-    chosen = _chosen(points)
+    chosen = chosen_points(points)
     one = [name for name in chosen if len(POINTS[name].shape.models) == 1]
     three = [name for name in chosen if name not in one]
     measurements = (2 * len(one) + 3 * len(three)) * rounds
@@ -265,7 +265,8 @@ def _announcement(
     )
 
 
-def _chosen(points: str) -> list[str]:
+def chosen_points(points: str) -> list[str]:
+    """The points whose names begin as one of these, with commas between."""
     wanted = [part.strip() for part in points.split(",") if part.strip()]
     found = [name for name in POINTS if any(name.startswith(part) for part in wanted)]
     for part in wanted:

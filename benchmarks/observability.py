@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 
 import click
 import httpx
-import numpy as np
 
 from benchmarks import load, servers
 from benchmarks.load import Shape
 from benchmarks.marks import numbers, to_file, write
+from benchmarks.ratios import interval
 from benchmarks.servers import ONE, Server, kept
 from benchmarks.switched import PATH, Standing
 from router.keys import hash_of, new_key
@@ -48,7 +48,6 @@ PARTS = {
 CONNECTIONS = 32
 WARM_S = 2.0
 SWITCH_S = 0.3  # what a switch takes at most, on average
-RESAMPLES = 2000
 KEY = new_key(secrets.token_bytes(32))
 WORDLLAMA = {
     "engine": {
@@ -271,14 +270,6 @@ def row(rounds: Sequence[Measured], without: Sequence[Measured]) -> dict[str, fl
         low, high = interval(ratios)
         answer |= {name: statistics.median(ratios), f"{name}_low": low, f"{name}_high": high}
     return answer
-
-
-def interval(ratios: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of their median, by drawing them again."""
-    rng = random.Random(0)
-    drawn = [statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES)]
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return float(low), float(high)
 
 
 def _with_interval(row: Mapping[str, float], name: str) -> str:

@@ -109,13 +109,15 @@ def ours(
     more: Mapping[str, Any] | None = None,
     fake: bool = False,
     name: str = "ours",
+    root: Path = ROOT,
 ) -> Iterator[Server]:
     """`embedding-router run` with one deployment for each of `models`: vLLM, or an engine that
     costs next to nothing.
 
-    `more` are further keys of the config's `args`.
+    `more` are further keys of the config's `args`; `root` is the checkout that runs.
     """
-    with configured(name, ours_config(folder, models, more, fake), models, scratch) as server:
+    config = ours_config(folder, models, more, fake)
+    with configured(name, config, models, scratch, root=root) as server:
         yield server
 
 
@@ -177,11 +179,12 @@ def configured(
     scratch: Path,
     key: str | None = None,
     more: Mapping[str, str] | None = None,
+    root: Path = ROOT,
 ) -> Iterator[Server]:
     """`embedding-router run` with this config, ready when `models` answer whoever has the API key
     `key`.
 
-    `more` are further variables of its environment.
+    `more` are further variables of its environment; `root` is the checkout that runs.
     """
     port = free_port()
     path = scratch / f"{port}.yaml"
@@ -197,8 +200,10 @@ def configured(
         str(port),
     ]
     environment = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", **(more or {})}
+    if root != ROOT:
+        environment["PYTHONPATH"] = str(root)
     with _running(
-        name, command, environment, port, "/v1/embeddings", models, scratch, key
+        name, command, environment, port, "/v1/embeddings", models, scratch, key, root
     ) as server:
         yield server
 
@@ -371,6 +376,7 @@ def _running(
     models: Sequence[str],
     scratch: Path,
     key: str | None = None,
+    root: Path = ROOT,
 ) -> Iterator[Server]:
     """Start `command`, wait until every model answers, and end all of it after the block."""
     log = scratch / f"{name.replace(' ', '-').replace(',', '')}-{port}.log"
@@ -378,7 +384,7 @@ def _running(
     with log.open("w") as output:
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=root,
             env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
             stdout=output,
             stderr=subprocess.STDOUT,

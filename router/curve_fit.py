@@ -6,11 +6,9 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from router.arrays import Floats
 from router.domain import Curve
-
-Floats = npt.NDArray[np.float64]
 
 
 class Point(NamedTuple):

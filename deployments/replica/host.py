@@ -1,11 +1,11 @@
-"""One replica of a model: its engine's lifetime, admission, health and reported load."""
+"""One replica of a model: calls to its engine, and the load that it reports."""
 
 import asyncio
 import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,20 +26,16 @@ from deployments.engines.base import (
     TextTooLong,
     Times,
 )
+from deployments.replica.health import EngineHealth
 from deployments.replica.identity import Identity, WrongModel
 from deployments.telemetry import metrics
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.metrics import Tally
 from deployments.telemetry.tracing import Tracing
 from router.arrays import Vectors
-from router.domain import Curve, attention
+from router.domain import Curve
 from router.feedback import Counters
 
-ANSWERED_S = 5.0  # for callers to receive the error that their engine is dead
-WRITTEN_S = 0.2  # for a reply to get from here to the socket
-CHECKS_FAILED = 3  # in a row, after which Serve replaces the replica
-# times its curve: an engine that reads a long text for longer counts as hanging
-SLOWER = 4.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0  # until an engine that cannot be reached is tried again
 
 log = logging.getLogger("ray.serve")
@@ -78,16 +74,9 @@ class Host:
         attention_tokens: int | None = None,
         leave: Callable[[int], object] | None = None,
     ) -> None:
-        """Host `engine`; `leave` ends the process once the engine is dead.
-
-        It is called after the callers got their errors. The memory of a card is free only then.
-        With None, Serve ends the process, which takes three health checks and more.
-        """
-        self._leave = leave
-        self._leaving: asyncio.Task[None] | None = None
+        """Host `engine`; EngineHealth has the last four."""
+        self._health = EngineHealth(engine, health_timeout_s, curve, attention_tokens, leave)
         self.start_phases: dict[str, float] = {}  # seconds of each part of the start
-        self._idle = asyncio.Event()  # set while no call is in flight
-        self._idle.set()
         self._engine, self._replica, self._identity = engine, replica, identity
         # A row of one number is a score: scaled to length 1 it would always be 1 or -1.
         scores = getattr(engine, "scores", False)
@@ -97,29 +86,9 @@ class Host:
             if scores
             else "the engine made a vector that is not of length 1"
         )
-        self._health_timeout_s, self._curve, self._attention_tokens = (
-            health_timeout_s,
-            curve,
-            attention_tokens,
-        )
         self._outstanding_tokens = self._served_tokens = self._calls = 0
         self._busy_s, self._busy_since_s = 0.0, 0.0
-        # at the last check: tokens served, tokens queued, calls that started or ended
-        self._seen = (
-            0,
-            0,
-            0,
-        )
-        self._changes = 0
-        self._probe: asyncio.Task[None] | None = None
-        self._probed_s = 0.0  # when it was sent
-        # longest time that the engine can take for one text, of those received since its last sign
-        # of life
-        self._longest_s = 0.0
-        self._checks_failed = 0
-        self._dead: str | None = None
         self._stopped = False
-        self._callers: dict[asyncio.Task[Any], float] = {}  # with their longest text's seconds
         self._tracing: Tracing | None = None
         self._failures: Counter[str] = Counter()  # texts, by the code of their failure
 
@@ -132,8 +101,7 @@ class Host:
         the engine at once. Raises EngineDead when the engine is gone or hangs: the caller retries
         elsewhere and Serve replaces this replica.
         """
-        if self._dead is not None:
-            raise EngineDead(self._dead)
+        self._health.require_alive()
         arrived, caller = time.monotonic(), asyncio.current_task()
         assert caller is not None
         REQUEST_IDS.set(call.request_ids)
@@ -142,13 +110,13 @@ class Host:
             try:
                 return await self._embed(call, tokens, arrived)
             except asyncio.CancelledError:
-                if self._dead is None:
+                if self._health.dead is None:
                     raise
-                caller.uncancel()  # `_give_up` cancelled it
-                raise EngineDead(self._dead) from None
+                caller.uncancel()  # the health check gave up the engine
+                raise EngineDead(self._health.dead) from None
             except EngineDead as error:
-                if self._dead is None and not self._stopped:
-                    self._die(str(error))
+                if self._health.dead is None and not self._stopped:
+                    self._health.die(str(error))
                     log.error("%s; this replica answers no more\n%s", error, where(error))
                 # Serve logs errors that leave here with their causes, which can quote a text
                 raise error from None
@@ -171,25 +139,19 @@ class Host:
             if self._tracing is None
             else self._tracing.serving(call.traceparent, len(call.lengths), tokens)
         )
-        self._callers[caller] = longest_s = self._seconds(int(call.lengths.max(initial=0)))
-        self._longest_s = max(self._longest_s, longest_s)
         self._outstanding_tokens += tokens
         if not self._calls:
             self._busy_since_s = arrived
-            self._idle.clear()
         self._calls += 1
-        self._changes += 1
         try:
-            yield
+            with self._health.calling(caller, int(call.lengths.max(initial=0))):
+                yield
         finally:
             if span is not None:
                 span.end()
-            del self._callers[caller]
             self._outstanding_tokens -= tokens
             self._calls -= 1
-            self._changes += 1
             if not self._calls:
-                self._idle.set()
                 self._busy_s += time.monotonic() - self._busy_since_s
 
     async def _embed(self, call: Call, tokens: int, arrived: float) -> Reply:
@@ -213,8 +175,7 @@ class Host:
         started = time.monotonic()
         embedded = await self._engine.embed(batch)
         ended = time.monotonic()
-        if self._dead is not None:  # disproved meanwhile
-            raise EngineDead(self._dead)
+        self._health.require_alive()  # it can be disproved meanwhile
         for index, error in embedded.failed.items():
             failed[keep[index]] = _failure(error)
         for index in np.flatnonzero(~self._valid(embedded.vectors)):
@@ -280,97 +241,16 @@ class Host:
         """Do nothing: the call itself starts a first replica."""
 
     async def check_health(self) -> None:
-        """Probe the engine; Serve replaces the replica when this raises three times in a row.
+        """Check the engine's health, and start the proofs that are due.
 
-        Progress since the last check is sign enough of life: behind other work the probe could wait
-        longer than Serve does. Calls that start and end are no progress: they can all end because
-        their callers have left. An unanswered probe goes on until the next check, which then does
-        not wait again. The third failed check gives up the engine and sends its calls back to their
-        routers. An engine reads a text in one go, which can take minutes for a long one; its probe
-        waits that long too.
+        Raises as EngineHealth does: Serve then replaces the replica.
         """
-        if self._dead is not None:
-            raise EngineDead(self._dead)
-        if self._moved_on():
-            self._stop_probe()
-            self._longest_s = max(self._callers.values(), default=0.0)
-        else:
-            await self._ask_engine()
-        self._checks_failed = 0
+        await self._health.check(self._served_tokens)
         if self._identity is not None:
             self._identity.prove_in_time(self._disproved)
 
-    def _moved_on(self) -> bool:
-        served, queued, changes = now = (
-            self._served_tokens,
-            self._engine.queued_tokens(),
-            self._changes,
-        )
-        before, self._seen = self._seen, now
-        return self._calls > 0 and (
-            served > before[0] or (changes == before[2] and queued < before[1])
-        )
-
-    async def _ask_engine(self) -> None:
-        probe, wait_s = self._probe, 0.0
-        if probe is None:
-            self._probe = probe = asyncio.ensure_future(self._engine.check_health())
-            self._probed_s, wait_s = time.monotonic(), self._health_timeout_s
-        await asyncio.wait({probe}, timeout=wait_s)
-        if probe.done():
-            self._probe = None
-            try:
-                probe.result()
-            except EngineDead as error:
-                self._die(str(error))
-                raise
-            self._longest_s = max(self._callers.values(), default=0.0)
-            return
-        patience_s = self._health_timeout_s + self._longest_s
-        if self._longest_s and time.monotonic() - self._probed_s < patience_s:
-            return
-        self._checks_failed += 1
-        why = f"the engine did not answer a probe within {patience_s:.3g} s"
-        if self._checks_failed >= CHECKS_FAILED:
-            self._give_up(why)
-        raise EngineError(why)
-
-    def _seconds(self, tokens: int) -> float:
-        """Return how long a text of so many tokens can take before the engine counts as hanging.
-
-        0 if there is no curve.
-        """
-        if self._curve is None:
-            return 0.0
-        return SLOWER * self._curve.step(tokens, attention((tokens,), self._attention_tokens), 1)
-
-    def _give_up(self, why: str) -> None:
-        log.error("%s; this replica answers no more", why)
-        self._die(why)
-        self._stop_probe()
-        for caller in self._callers:
-            caller.cancel()
-
-    def _stop_probe(self) -> None:
-        if self._probe is not None:
-            self._probe.cancel()
-            self._probe = None
-
     def _disproved(self, error: WrongModel) -> None:
-        self._die(str(error))
-
-    def _die(self, why: str) -> None:
-        self._dead = why
-        if self._leave is not None and self._leaving is None:
-            self._leaving = asyncio.create_task(self._leave_when_told(self._leave))
-
-    async def _leave_when_told(self, leave: Callable[[int], object]) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ANSWERED_S):
-                await self._idle.wait()
-        await asyncio.sleep(WRITTEN_S)
-        log.error("%s: this process ends, so that its card is free", self._dead)
-        leave(1)
+        self._health.die(str(error))
 
     def sample(self, tally: Tally, model: str) -> None:
         """Copy the numbers of this replica into its metrics."""
@@ -394,7 +274,7 @@ class Host:
     async def stop(self) -> None:
         """Stop the engine and release what it holds."""
         self._stopped = True
-        self._stop_probe()
+        self._health.stop_probe()
         if self._identity is not None:
             self._identity.stop()
         await self._engine.stop()

@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from typing import Literal
 
-from deployments.service.prepare import Prepared, Preparer, by_counting
+from deployments.service.cutting import by_counting
+from deployments.service.prepare import Prepared, Preparer
 from deployments.service.reader import TEXT_CHARACTERS, Read, Reader
 from deployments.service.reading_pool import ReadingPool
 from router.config import Limits
@@ -21,7 +22,7 @@ from router.language_id import Prior
 from router.rerank_config import RerankerConfig
 from router.rerank_schema import RerankRequest
 from router.schema import Side
-from router.tokenizer import estimated_tokens
+from router.token_estimate import estimated_tokens
 
 _PLACE = re.compile(r"\{(instruction|query)\}")
 _CUTTING = re.compile(r"shorten it, split it, or .*|send its texts in several requests$")

@@ -7,30 +7,27 @@ can cut a text silently, so the estimate is their limit.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
+from deployments.service.cutting import longest_that_fits, spliced
 from router.arrays import TokenIds
 from router.config import Limits, RouterArgs
 from router.encoder_check import load_student
 from router.errors import InvalidValue, MaxTokensPerRequest
 from router.schema import Side
+from router.token_estimate import Estimate, estimated_tokens
 from router.tokenizer import (
-    Estimate,
     Tokenizer,
     Tokens,
-    estimated_tokens,
     load,
     of_library,
     refuse_surrogates,
 )
 
 PIECE_CHARACTERS = 65_536  # tokenised at a time, where tokens are limited
-CLOSE_TOKENS = 4  # so many below the limit is close enough
 CUT_TOKENS = 128  # that a cut between two pieces can add: at most an unknown word in two
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +198,10 @@ class Preparer:
         ]
         return replace(
             prepared,
-            ids=_spliced(prepared.ids, long, made.ids),
-            texts=_spliced(prepared.texts, long, made.texts),
-            counts=_spliced(prepared.counts, long, made.counts) or (),
-            digests=_spliced(prepared.digests, long, made.digests) or (),
+            ids=spliced(prepared.ids, long, made.ids),
+            texts=spliced(prepared.texts, long, made.texts),
+            counts=spliced(prepared.counts, long, made.counts) or (),
+            digests=spliced(prepared.digests, long, made.digests) or (),
         ), long
 
     def cut_ids(
@@ -238,90 +235,16 @@ class Preparer:
         model: str,
         where: Literal["end", "start"],
     ) -> str:
-        """Cut a text, which has `count` tokens with its prompt, to what `model` reads.
-
-        A tokenizer that returns offsets reads the whole text once more. The rest is tokenised
-        again to check that it fits, because the tokens at the cut can change.
-        """
         limit, tokenizer = self.longest_for(model), self.tokenizers[model]
         assert tokenizer is not None, "an estimate is no reason to cut"
         before, after = self._prompt(model, side, instruction)
-
-        def part(length: int) -> str:
-            return text[:length] if where == "end" else text[len(text) - length :]
-
-        def counted(length: int) -> int:
-            return tokenizer([before + part(length) + after], side).counts[0] if length else 0
-
-        offsets = tokenizer.offsets(before + text + after)
-        if offsets is None:
-            length = by_counting(counted, count, len(text), limit)
-        else:
-            length = _by_offsets(
-                counted, _lengths(offsets, len(before), len(text), where), count, limit
-            )
-        if not length:
+        shorter = longest_that_fits(text, count, limit, tokenizer, side, before, after, where)
+        if not shorter:
             raise InvalidValue(
                 f"the prompt alone has more tokens than the {limit} that {model} reads; shorten it",
                 "instruction",
             )
-        return part(length)
-
-
-def _spliced(
-    values: Sequence[T] | None, places: Sequence[int], others: Sequence[T] | None
-) -> Sequence[T] | None:
-    """`values` with `others` at `places`."""
-    if values is None or others is None:
-        return values
-    spliced = list(values)
-    for place, other in zip(places, others, strict=True):
-        spliced[place] = other
-    return spliced
-
-
-def _lengths(
-    offsets: Sequence[tuple[int, int]], start: int, characters: int, where: Literal["end", "start"]
-) -> list[int]:
-    """Lengths of a text of `characters` from `start` on, cut to end, or to start, with each of its
-    tokens in turn.
-    """
-    own = [(a - start, b - start) for a, b in offsets if start < b <= start + characters]
-    if where == "end":
-        return [end for _, end in own]
-    return [characters - max(0, begin) for begin, _ in reversed(own)]
-
-
-def _by_offsets(
-    counted: Callable[[int], int], lengths: Sequence[int], count: int, limit: int
-) -> int:
-    """The length without the surplus tokens; 0 where no token fits."""
-    keep = len(lengths)
-    while count > limit:
-        keep -= count - limit
-        if keep <= 0:
-            return 0
-        count = counted(lengths[keep - 1])
-    return lengths[keep - 1]
-
-
-def by_counting(counted: Callable[[int], int], count: int, length: int, limit: int) -> int:
-    """The same for a tokenizer that only counts. Each guess assumes tokens as long as those counted
-    last, so that only a few texts are counted, hardly longer than what fits.
-    """
-    low, high, aim = 0, length, limit - CLOSE_TOKENS // 2
-    at, seen, each = length, count, length / count
-    while high - low > 1:
-        guess = min(high - 1, max(low + 1, at + round((aim - seen) * each)))
-        count = counted(guess)
-        if count != seen and guess != at:
-            each = max(each / 2, min(each * 2, (guess - at) / (count - seen)))
-        at, seen = guess, count
-        if count > limit:
-            high = guess
-        elif (low := guess) and limit - count <= CLOSE_TOKENS:
-            break
-    return low
+        return shorter
 
 
 def _tokenised(

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 import click
 
-from deployments.tools.advise import latency, run
+from deployments.tools.advise import latency, run, survey
 from deployments.tools.advise.inputs import Inputs, Reader, sampled
 from deployments.tools.advise.rows import InputError
-from deployments.tools.advise.run import Estimate, Plan
+from deployments.tools.advise.run import Estimate
+from deployments.tools.advise.survey import Plan
 from deployments.tools.client import Client
 from deployments.tools.options import FILE, FOLDER, errors_shown, router_options
 from deployments.tools.policy_file import read_policy, text_of, with_tiers
@@ -263,7 +264,7 @@ async def _advise(client: Client, inputs: Inputs, job: Job) -> None:
         click.echo(note, err=True)
     async with client:
         job.output.mkdir(parents=True, exist_ok=True)
-        plan = await run.plan(client, inputs, job.output, job.models)
+        plan = await survey.plan(client, inputs, job.output, job.models)
         if job.policy is not None:
             policy = with_tiers(read_policy(job.policy), plan.all_tiers, job.policy)
             plan = replace(plan, policy=text_of(policy))

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from router.arrays import Floats
 from router.domain import Model
 from router.sim.traffic import Arrival, Shape, device_seconds
 
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 WINDOW_S = 0.1

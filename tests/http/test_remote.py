@@ -23,7 +23,8 @@ from click.testing import CliRunner
 
 from router.cli import main
 from router.model_config import resolve_path
-from router.tokenizer import Estimate, estimated_tokens, load
+from router.token_estimate import Estimate, estimated_tokens
+from router.tokenizer import load
 from tests.http.test_upstream import WIDTH, upstream
 from tests.support.launched import ROOT
 from tests.support.local_service import served

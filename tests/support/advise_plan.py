@@ -8,7 +8,7 @@ import numpy as np
 
 from deployments.tools.advise.latency import Timing
 from deployments.tools.advise.quality import Task, Unit
-from deployments.tools.advise.run import Candidate, Plan, Tokens
+from deployments.tools.advise.survey import Candidate, Plan, Tokens
 from router.domain import Features
 
 MODELS = ("small", "middle", "large")

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks import batch_jobs, observability
+from benchmarks import batch_jobs, observability, versions
 from benchmarks.budgets import choosers, summarise
+from benchmarks.data_plane import Measured
 from benchmarks.latency import Phase, completions_until_recovery, undisturbed
 from benchmarks.latency import summarise as judge
 from benchmarks.live import Ask, Text, Told
+from benchmarks.load import Load as Loaded
 from benchmarks.qwen3_shapes import Shape, measure, table
+from benchmarks.ratios import interval
 from router.decision_log import ANSWERED, Entry
 from router.domain import Curve, Features, Load, Model, Request, Tier, Work
 from router.policy import decide
@@ -153,18 +156,36 @@ def test_what_no_curve_could_have_known_is_told_from_a_wrong_curve() -> None:
 
 def test_a_ratio_is_told_with_the_interval_that_its_rounds_leave() -> None:
     rounds = [0.5, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 2.0]
-    assert observability.interval([0.9] * 7) == pytest.approx((0.9, 0.9))
-    low, high = observability.interval(rounds * 3)
+    assert interval([0.9] * 7) == pytest.approx((0.9, 0.9))
+    low, high = interval(rounds * 3)
     assert 0.85 < low < 1.0 < high < 1.15
-    assert observability.interval([0.5, 1.0, 2.0]) == pytest.approx(
-        (0.5, 2.0)
-    )  # three rounds tell nothing
+    assert interval([0.5, 1.0, 2.0]) == pytest.approx((0.5, 2.0))  # three rounds tell nothing
     without = [observability.Measured(per_s, 0.8, 0.2) for per_s in (50, 200)]
     with_them = [observability.Measured(100, 0.7, 0.4)] * 2
     found = observability.row(with_them, without)
     assert (found["ratio"], found["cpu_ratio"]) == pytest.approx(
         (1.25, 1.1)
     )  # of the rounds' ratios, not of the medians
+
+
+@pytest.mark.parametrize(
+    ("per_s", "cpu", "missed"),
+    [(1.0, 1.02, []), (0.9, 1.0, ["requests/s"]), (1.1, 1.2, ["CPU ms"])],
+)
+def test_versions_are_compared_round_by_round(per_s: float, cpu: float, missed: list[str]) -> None:
+    def measured(requests: float, cpu_ms: float) -> Measured:
+        return Measured(Loaded(int(requests), 0, 1.0, 5.0, 6.0, 7.0), cpu_ms, 0)
+
+    noise = (1.0, 3.0, 0.5)  # of the machine, the same for both in a round
+    there = [measured(1000 * one, 2.0 / one) for one in noise]
+    here = [measured(1000 * one * per_s, 2.0 / one * cpu) for one in noise]
+    rows = versions.compared("short", here, there)
+    assert [
+        row.name.removeprefix("short: ").partition(",")[0] for row in rows if row.met is False
+    ] == missed
+    found = {row.name: row.value for row in rows}
+    assert found["short: CPU ms, ratio"] == pytest.approx(cpu)
+    assert found["short: requests/s, ratio from"] == pytest.approx(per_s, rel=0.01)
 
 
 ALONE = batch_jobs.Phase(100, 0, 5.0, 10.0, 99.0)

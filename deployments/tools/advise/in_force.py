@@ -14,8 +14,8 @@ from deployments.tools.advise.derived import told as evidence
 from deployments.tools.advise.languages import names_of
 from deployments.tools.advise.quality import Task, Unit
 from deployments.tools.advise.rules import LATIN, Search, Where
-from deployments.tools.advise.run import Plan
 from deployments.tools.advise.slices import doubt
+from deployments.tools.advise.survey import Plan
 from deployments.tools.policy_file import parse_policy
 from router.codes import SCRIPTS
 from router.domain import Tier

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from deployments.tools.advise.run import INPUT_TYPES, Candidate, Plan, Side
+from deployments.tools.advise.survey import INPUT_TYPES, Candidate, Plan, Side
 from deployments.tools.calibrate import replicas
 from deployments.tools.client import Client
 from deployments.tools.progress import bar

@@ -22,9 +22,10 @@ import numpy.typing as npt
 from scipy import stats
 
 from deployments.tools.advise.inputs import Inputs, Labelled, Pair
-from deployments.tools.advise.run import Candidate, Floats, Plan, Side, vectors_of
+from deployments.tools.advise.run import vectors_of
+from deployments.tools.advise.survey import Candidate, Plan, Side
 from deployments.tools.corpus import Text
-from router.arrays import Vectors
+from router.arrays import Floats, Vectors
 from router.domain import Features
 from router.features import extract
 from router.retrieval import TOP, Found, nearest, overlap

@@ -14,8 +14,8 @@ from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.inputs import LEAST_UNITS, Inputs
 from deployments.tools.advise.latency import AT_ONCE, Timing
 from deployments.tools.advise.quality import Task
-from deployments.tools.advise.run import Plan
 from deployments.tools.advise.slices import Slice
+from deployments.tools.advise.survey import Plan
 from deployments.tools.advise.traffic import outcomes
 from deployments.tools.advise.verdict import NOUNS, about_rules, says, verdict
 from deployments.tools.migrate import write_whole

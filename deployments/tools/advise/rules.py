@@ -23,7 +23,6 @@ from deployments.tools.advise.derived import Choice, Derived, Evidence, Found, d
 from deployments.tools.advise.inputs import LEAST_UNITS
 from deployments.tools.advise.languages import language, names_of
 from deployments.tools.advise.quality import Rows, Task, Unit
-from deployments.tools.advise.run import Plan
 from deployments.tools.advise.slices import (
     ALPHA,
     BANDS,
@@ -33,6 +32,7 @@ from deployments.tools.advise.slices import (
     gaps,
     p_value,
 )
+from deployments.tools.advise.survey import Plan
 
 Where = Mapping[str, Rows]  # rows of each task, by its name
 # name of the rule, its `when`, and whether it holds

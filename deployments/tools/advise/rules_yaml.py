@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from deployments.tools.advise.derived import Derived, told
-from deployments.tools.advise.run import Plan
+from deployments.tools.advise.survey import Plan
 
 
 def yaml(

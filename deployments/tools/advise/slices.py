@@ -15,7 +15,8 @@ from scipy import stats
 
 from deployments.tools.advise.inputs import LEAST_UNITS
 from deployments.tools.advise.quality import SEED, Rows, Task, Unit
-from deployments.tools.advise.run import Floats, Plan
+from deployments.tools.advise.survey import Plan
+from router.arrays import Floats
 
 RESAMPLES, FEW_RESAMPLES = 1000, 200
 ALPHA = 0.05

@@ -21,7 +21,8 @@ from deployments.tools.advise.derived import Derived
 from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.latency import Timing
 from deployments.tools.advise.quality import SEED, Rows, Task, Unit
-from deployments.tools.advise.run import Floats, Plan
+from deployments.tools.advise.survey import Plan
+from router.arrays import Floats
 from router.domain import Curve, Load, Model, Request, Tier, Work
 from router.models import build_policy
 from router.policy import decide

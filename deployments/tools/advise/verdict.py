@@ -9,8 +9,8 @@ from deployments.tools.advise.inputs import LEAST_UNITS
 from deployments.tools.advise.languages import language, names_of
 from deployments.tools.advise.latency import Timing
 from deployments.tools.advise.quality import Task
-from deployments.tools.advise.run import Plan
 from deployments.tools.advise.slices import Difference, Slice
+from deployments.tools.advise.survey import Plan
 from deployments.tools.advise.traffic import CROSSED, ROUTED, Outcome
 
 ONE_LANGUAGE = 0.9  # share of a task's units that makes it a task of one language

@@ -10,7 +10,7 @@ import pytest
 
 from deployments.dispatch.wire import Call
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError
-from deployments.replica import host
+from deployments.replica import health
 from deployments.replica.host import Host
 
 CALL = Call(None, np.array([3], np.int32), ["some text"], "document", [None])
@@ -83,7 +83,7 @@ async def test_a_health_check_that_finds_the_card_dead_ends_the_process_too() ->
 async def test_what_is_wrong_with_one_text_or_one_call_ends_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host, "WRITTEN_S", 0.0)
+    monkeypatch.setattr(health, "WRITTEN_S", 0.0)
     left, card = Exit(), Card(EngineError("this batch failed"))
     replica = Host(card, "one", leave=left)
     with pytest.raises(EngineError):

@@ -15,7 +15,7 @@ from deployments.tools.advise import rules_yaml, slices, traffic, verdict
 from deployments.tools.advise.derived import Derived
 from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.quality import Task, Unit
-from deployments.tools.advise.run import Plan
+from deployments.tools.advise.survey import Plan
 from deployments.tools.policy_file import read_policy, text_of, with_tiers
 from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
 from router.domain import Curve, Features, Load, Model, Request, Tier, Work

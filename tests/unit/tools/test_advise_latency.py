@@ -1,15 +1,11 @@
-"""What is asked of the service: texts that nobody knows yet, as many as it has devices, of models
-that a rule can choose from.
-"""
+"""What is asked of the service: new texts, as many as it has devices."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from deployments.tools.advise import latency, run
-from deployments.tools.advise.inputs import Inputs
+from deployments.tools.advise import latency
 from deployments.tools.client import Embedded
 from tests.support.advise_plan import MODELS, plan
 
@@ -61,36 +57,3 @@ async def test_every_device_gets_its_share_of_batches(tmp_path: Path) -> None:
 
     assert service.batches == dict.fromkeys(MODELS, 8 * latency.BATCHES * latency.ROUNDS)
     assert {one.texts for one in rounds} == {8 * latency.BATCHES * latency.BATCH_TEXTS}
-
-
-async def test_models_that_no_rule_could_choose_are_not_measured(tmp_path: Path) -> None:
-    class Service:
-        async def tiers(self) -> dict[str, Any]:
-            rows = [{"model": name, "space": f"{name}/4", "replicas_ready": 1} for name in MODELS]
-            return {"data": rows, "tiers": {"fast": "small", "best": "small"}, "collections": {}}
-
-    with pytest.raises(run.AdviseError, match="of small, middle, large fewer than two have a tier"):
-        await run.plan(Service(), Inputs(), tmp_path, [])  # type: ignore[arg-type]
-    assert not (tmp_path / "run.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("wanted", "said"),
-    [
-        ([], r"the service has one model \(small\)"),
-        (["student"], "student makes vectors of the space of small.*measure small"),
-    ],
-)
-async def test_a_student_is_not_measured_as_a_model(
-    tmp_path: Path, wanted: list[str], said: str
-) -> None:
-    class Service:
-        async def tiers(self) -> dict[str, Any]:
-            rows = [
-                {"model": name, "space": "small/4", "replicas_ready": 1}
-                for name in ("small", "student")
-            ]
-            return {"data": rows, "tiers": {"fast": "small"}, "collections": {}}
-
-    with pytest.raises(run.AdviseError, match=said):
-        await run.plan(Service(), Inputs(), tmp_path, wanted)  # type: ignore[arg-type]

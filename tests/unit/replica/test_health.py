@@ -11,7 +11,8 @@ import pytest
 from deployments import engines
 from deployments.dispatch.wire import Call
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError
-from deployments.replica.host import CHECKS_FAILED, Host
+from deployments.replica.health import CHECKS_FAILED
+from deployments.replica.host import Host
 from router.domain import Curve
 from router.model_config import ModelConfig
 

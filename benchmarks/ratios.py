@@ -1,0 +1,17 @@
+"""Ratios of figures that were measured by turns."""
+
+import random
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+RESAMPLES = 2000
+
+
+def interval(ratios: Sequence[float], percent: float = 95) -> tuple[float, float]:
+    """The interval of their median, by drawing them again."""
+    rng = random.Random(0)
+    drawn = [statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES)]
+    low, high = np.percentile(drawn, (50 - percent / 2, 50 + percent / 2))
+    return float(low), float(high)
