@@ -53,7 +53,8 @@ def batch_operations() -> Json:
             file | IGNORED,
             (*ON_KEY, 408, 413),
             description="JSON lines, each with custom_id, method, url and body. At most "
-            "limits.max_file_bytes (200 MiB).",
+            "limits.max_file_bytes (200 MiB). 403 priority_not_allowed if the key may send no bulk "
+            "requests, since batches are bulk.",
             requestBody=body(content(_UPLOAD, "multipart/form-data")),
         ),
         "files": operation(

@@ -89,6 +89,7 @@ class BatchHandlers:
 
     async def _upload(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         store, limits = self._store, self._router.service.args.limits
+        _require_bulk(grant)
         ignore = grant.ignores(limits)
         return _json(await receive_file(http_request, limits, store, grant.name, ignore))
 
@@ -127,8 +128,7 @@ class BatchHandlers:
 
     async def _create(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         store, limits = self._store, self._router.service.args.limits
-        if grant.priorities is not None and "bulk" not in grant.priorities:
-            raise PriorityNotAllowed.of_batches(grant.priorities)
+        _require_bulk(grant)
         body = await bodies.body(http_request, MOST_BODY_BYTES, limits.body_timeout_s)
         address = str(http_request.address or "")
         given, http_request.ignored = parse_batch(body, grant.ignores(limits))
@@ -211,6 +211,12 @@ def runner_of(
 async def _nothing_more() -> Message:
     """Never return: the body is complete, and no client can disconnect."""
     return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+
+def _require_bulk(grant: Grant) -> None:
+    """Raise PriorityNotAllowed if the key may not run batches."""
+    if grant.priorities is not None and "bulk" not in grant.priorities:
+        raise PriorityNotAllowed.of_batches(grant.priorities)
 
 
 def _id(http_request: HttpRequest) -> str:

@@ -279,11 +279,25 @@ def test_lines_have_the_permissions_of_the_key(service: Service) -> None:
     assert rows(openai, batch.output_file_id).keys() == {"c0"}
     refused = rows(openai, batch.error_file_id)["c1"]["response"]
     assert (refused["status_code"], refused["body"]["error"]["code"]) == (403, "tier_not_allowed")
-    with pytest.raises(PermissionDeniedError) as no:
-        begun(client(service, "interactive"), lines(1))
-    assert no.value.code == "priority_not_allowed"
-    assert "batches run as bulk requests" in str(no.value)
-    assert "send the texts to POST /v1/embeddings" in str(no.value)
+
+
+def test_a_key_without_bulk_requests_neither_uploads_nor_makes_a_batch(service: Service) -> None:
+    openai, other = client(service, "interactive"), client(service)
+    for refused in (
+        lambda: upload(openai, lines(1)),
+        lambda: upload(openai, b"x" * 90_000),
+        lambda: openai.batches.create(
+            input_file_id=upload(other, lines(1)),
+            endpoint="/v1/embeddings",
+            completion_window="24h",
+        ),
+    ):
+        with pytest.raises(PermissionDeniedError) as no:
+            refused()
+        assert no.value.code == "priority_not_allowed"
+        assert "batches run as bulk requests" in str(no.value)
+        assert "send the texts to POST /v1/embeddings" in str(no.value)
+    assert list(openai.files.list()) == []
 
 
 def test_a_line_with_a_ranking_gets_the_advice_that_a_request_gets(service: Service) -> None:
