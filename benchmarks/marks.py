@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -55,6 +56,11 @@ def numbers(name: str, figures: Mapping[str, Any]) -> Iterator[Row]:
             yield from numbers(f"{name}: {key}", value)
         elif value is None or (isinstance(value, Real) and not isinstance(value, bool)):
             yield Row(f"{name}: {key}", math.nan if value is None else float(value))
+
+
+def stage(what: str) -> None:
+    """Print to stderr what a long benchmark does now, and the time of day."""
+    click.echo(f"{time.strftime('%H:%M:%S')}  {what}", err=True)
 
 
 def show(rows: Iterable[Row]) -> None:

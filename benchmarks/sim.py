@@ -10,7 +10,6 @@ informed run and the bound is lost by the policy, and the rest by what it does n
 
 import gc
 import multiprocessing
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from benchmarks.sim_runs import (
     way_of,
     world_of,
 )
+from benchmarks.sim_speed import speed
 from benchmarks.sim_verdicts import VERDICTS
 from router.sim.build import Way, World, arrivals, mean_rate, run
 from router.sim.oracle import least_device_seconds
@@ -250,19 +250,6 @@ def t9() -> Iterator[Simulated]:
         over, "<= 0.15", over <= 0.15 and outcome.attainment >= 0.999,
         f"attainment {percent(outcome.attainment)}, which T1 has at 99.9 %",
         f"bound {least / 3600.0:.1f} h, own {hours:.1f} h",
-    )  # fmt: skip
-
-
-def speed() -> Iterator[Simulated]:
-    """How fast the simulator is."""
-    world = at_load(1.2, 20_000)
-    rate = mean_rate(world)
-    started = time.process_time()
-    outcome = run(world, way_of(), rate)
-    reached = (outcome.total.offered + outcome.warm.offered) / (time.process_time() - started)
-    yield Simulated(
-        "speed", "simulated requests per second of one processor core", reached, ">= 20000",
-        reached >= 20_000,
     )  # fmt: skip
 
 

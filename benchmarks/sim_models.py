@@ -24,10 +24,11 @@ import yaml
 
 from benchmarks.budgets import BUDGETS_S
 from benchmarks.live import Ask, Client, Texts, Told, router, with_config
-from benchmarks.marks import to_file, verdict, write
+from benchmarks.marks import stage, to_file, verdict, write
 from benchmarks.public_data import sample
 from benchmarks.sim_runs import quantile
 from deployments.tools.simulate.load import load_world
+from router.domain import Model
 from router.profile import load_profile
 from router.sim.build import Way, World, run
 from router.sim.outcome import Outcome
@@ -73,22 +74,30 @@ async def capacity(url: str, folder: Path, rng: random.Random) -> float:
 def profiled(world: World, config: Path, url: str, repeats: int) -> World:
     """The world with the curves of profiles that are measured through the service now."""
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "router.cli", "calibrate", "--config", str(config)]
-        command += ["--model", "all", "-o", scratch, "--base-url", url]
-        command += ["--max-tokens", str(LONGEST), "--repeats", str(repeats)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        files = {name: Path(scratch) / f"{config.stem}-{name}.json" for name in world.models}
-        models = {
-            name: replace(model, curve=load_profile(json.loads(files[name].read_bytes()), name))
-            for name, model in world.models.items()
-        }
+        models = dict[str, Model]()
+        for name, model in world.models.items():
+            stage(f"measuring the profile of {name}")
+            file = Path(scratch) / f"{name}.json"
+            command = [sys.executable, "-m", "router.cli", "calibrate", "--config", str(config)]
+            command += ["--model", name, "-o", str(file), "--base-url", url]
+            command += ["--max-tokens", str(LONGEST), "--repeats", str(repeats)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            models[name] = replace(model, curve=load_profile(json.loads(file.read_bytes()), name))
     return replace(world, models=models, profile="profiles of this run")
 
 
-def logged(world: World, first_s: float, end_s: float) -> World:
-    """The world with the requests that were logged between these times."""
+def logged(world: World, first_s: float, end_s: float, answered: int) -> World:
+    """The world with the requests that ended between these times. Raises click.ClickException if
+    they are fewer than were answered, or none of them arrived after the warm-up.
+    """
     log = [one for one in world.log if first_s <= one.entry.at_s <= end_s]
-    at_s = [one.entry.at_s for one in log]
+    at_s = [one.entry.began_s for one in log]
+    if len(log) < answered:
+        raise click.ClickException(
+            f"the decision log has {len(log)} of the {answered} requests that were answered"
+        )
+    if not log or max(at_s) - min(at_s) <= WARM_S:
+        raise click.ClickException(f"no request was logged after the first {WARM_S:g} s")
     noise = world.scenario.noise.model_copy(update={"stall_share": 0.0})
     world = world.updated(seconds=max(at_s) - min(at_s) + 1e-6, warm_up_s=WARM_S, noise=noise)
     return replace(world, log=log)
@@ -122,18 +131,26 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         log, scenario = Path(scratch) / "decisions.jsonl", Path(scratch) / "scenario.yaml"
         logging, no_cache = {"path": str(log)}, {"max_bytes": 0}
+        stage("starting the service")
         with router(config, None, decision_log=logging, cache=no_cache) as running:
+            stage(f"measuring what {CLIENTS} clients get, {CAPACITY_S:g} s")
             rate = load * asyncio.run(capacity(running.url, folder, rng))
             texts, sent, at_s = Texts(rng, folder), list[Sent](), 0.0
             while (at_s := at_s + rng.expovariate(rate)) < seconds:
                 sent.append(Sent(at_s, asks(texts, rng)))
+            if not rate:
+                raise click.ClickException("the router answered none of the first requests")
+            stage(f"first run: {len(sent)} requests in {seconds:g} s")
             first_s = time.time()
             runs = [asyncio.run(replay(running.url, sent))]
             end_s = time.time()
+            stage("second run: the same requests")
             runs.append(asyncio.run(replay(running.url, sent)))
             scenario.write_text(yaml.safe_dump({"traffic": {"log": str(log)}}))
-            world = logged(load_world(scenario, config), first_s, end_s)
+            answered = sum(told.status == httpx.codes.OK for told in runs[0])
+            world = logged(load_world(scenario, config), first_s, end_s, answered)
             world = profiled(world, config, running.url, repeats)
+    stage("simulating the decision log of the first run")
     rows = compared(run(world, Way("as configured")), runs, sent)
     click.echo(
         f"{len(sent)} requests at {rate:.1f}/s, {world.profile}; "
@@ -168,7 +185,7 @@ def compared(
     }
     rows = []
     for name, values in measured.items():
-        mean, value = sum(values) / len(values), simulated[name] or 0.0
+        mean, value = max(sum(values) / len(values), 1e-9), simulated[name] or 0.0
         apart = abs(values[0] - values[1]) / mean
         off = abs(value - mean) / mean
         rows.append(

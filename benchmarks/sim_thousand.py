@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from benchmarks.marks import flat, to_file, write
+from benchmarks.marks import Row, flat, stage, to_file, write
 from benchmarks.sim_runs import way_of, world_of
 from router.sim.build import run
 
@@ -71,8 +71,12 @@ def main(
     """Simulate a fleet in cells."""
     started = time.perf_counter()
     parts = [Cell(devices / cells, rate / cells, seconds, seed) for seed in range(cells)]
+    rows = list[dict[str, Any]]()
+    stage(f"{cells} cells of {rate / cells * seconds:.0f} requests in {processes} processes")
     with multiprocessing.Pool(processes, gc.freeze, maxtasksperchild=1) as pool:
-        rows = pool.map(simulate, parts, chunksize=1)
+        for row in pool.imap(simulate, parts, chunksize=1):
+            rows.append(row)
+            stage(f"cell {len(rows)} of {cells}: {row['cpu_s']:.0f} s of processor time")
     requests, cpu_s = (sum(row[key] for row in rows) for key in ("requests", "cpu_s"))
     counted = sum(row["counted"] for row in rows)
     click.echo(
@@ -84,7 +88,12 @@ def main(
         f"{time.perf_counter() - started:.0f} s, {requests / cpu_s:.0f} requests a CPU second; "
         f"at most {max(row['memory_kib'] for row in rows) / 1024:.0f} MiB a cell"
     )
-    write(flat(({"cell": place, **row} for place, row in enumerate(rows)), "cell"), file)
+    whole = [
+        Row("requests a CPU second", requests / cpu_s),
+        Row("KiB of the largest cell", max(row["memory_kib"] for row in rows)),
+    ]
+    table = ({"cell": f"cell {place}", **row} for place, row in enumerate(rows))
+    write([*whole, *flat(table, "cell")], file)
 
 
 if __name__ == "__main__":

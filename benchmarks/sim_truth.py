@@ -18,18 +18,20 @@ from typing import Any, NamedTuple
 import click
 import httpx
 
-from benchmarks.marks import to_file, verdict, write
+from benchmarks.marks import stage, to_file, verdict, write
 from benchmarks.sim_runs import quantile
 from router.models import build_models, build_policy
-from router.sim.replicas import Noise
+from router.sim.outcome import Outcome
 from router.sim.simulation import Setup, Simulation
 from router.sim.traffic import Arrival, Kind, Shapes
 from router.strict import parse_args
 from tests.support.local_service import served
+from tests.support.virtual_loop import sized_text
 
 BASE_S, S_PER_TOKEN, TIMES = 0.03, 0.0004, 3.0  # of the small model; the large is so much slower
 BUDGETS_S = (0.25, 1.0)
 MARKS = {"p50": 0.10, "p99": 0.15}
+WARM_TOKENS = 40
 
 
 class Sent(NamedTuple):
@@ -41,8 +43,8 @@ class Sent(NamedTuple):
 
 
 def config(overhead_s: float) -> dict[str, Any]:
-    """Two models. Without a tokenizer a router counts a token for three characters and the engine
-    one for four, so the engine's tokens take a third longer.
+    """Two models. Without a tokenizer a router counts a token for three characters of such words,
+    and the engine one for four, so the engine's tokens take a third longer.
     """
 
     def model(times: float, points: float) -> dict[str, Any]:
@@ -85,7 +87,7 @@ async def idle_s(url: str, asks: int) -> list[float]:
     took = list[float]()
     async with httpx.AsyncClient(base_url=url, timeout=60.0) as client:
         for number in range(asks):
-            body = {"input": f"warm {number} ".ljust(120, "x"), "model": "large"}
+            body = {"input": sized_text(number, WARM_TOKENS), "model": "large"}
             began_s = time.perf_counter()
             (await client.post("/v1/embeddings", json=body)).raise_for_status()
             took.append(time.perf_counter() - began_s)
@@ -101,8 +103,8 @@ async def replay(url: str, sent: Sequence[Sent]) -> tuple[list[float], list[str]
 
         async def one(number: int, ask: Sent) -> tuple[float, str]:
             await asyncio.sleep(max(0.0, start_s + ask.at_s - time.perf_counter()))
-            text = f"{number} ".ljust(3 * ask.tokens, "x")
-            body = {"input": text, "model": "auto", "latency_budget_ms": 1000 * ask.budget_s}
+            text, budget_ms = sized_text(number, ask.tokens), 1000 * ask.budget_s
+            body = {"input": text, "model": "auto", "latency_budget_ms": budget_ms}
             began_s = time.perf_counter()
             answer = await client.post("/v1/embeddings", json=body)
             took_s = time.perf_counter() - began_s
@@ -113,8 +115,8 @@ async def replay(url: str, sent: Sequence[Sent]) -> tuple[list[float], list[str]
     return [took_s for took_s, _ in found], [model for _, model in found]
 
 
-def simulate(sent: Sequence[Sent], seconds: float, overhead_s: float) -> tuple[Any, float]:
-    """The same arrivals on the virtual clock, and the cost of it."""
+def simulate(sent: Sequence[Sent], seconds: float, overhead_s: float) -> Outcome:
+    """The same arrivals on the virtual clock."""
     args = parse_args(config(overhead_s))
     models = build_models(args)
     arrivals = list[Arrival]()
@@ -130,9 +132,8 @@ def simulate(sent: Sequence[Sent], seconds: float, overhead_s: float) -> tuple[A
         build_policy(args.routing, args.tiers),
         dict.fromkeys(models, 1),
         packs=dict.fromkeys(models, False),
-        noise=Noise(),
     )
-    return Simulation(setup, arrivals, seconds).run(), seconds
+    return Simulation(setup, arrivals, seconds).run()
 
 
 @click.command()
@@ -142,28 +143,32 @@ def simulate(sent: Sequence[Sent], seconds: float, overhead_s: float) -> tuple[A
 @to_file
 def main(seconds: float, rate: float, seed: int, file: Path | None) -> None:
     """Replay the same requests through the service and the simulator."""
+    stage("asking an idle router 40 times, about 6 s")
     with served(config(0.004)) as (url, _):
         took = asyncio.run(idle_s(url, 40))
-    step_s = TIMES * (BASE_S + 40 * S_PER_TOKEN)
+    step_s = TIMES * (BASE_S + WARM_TOKENS * S_PER_TOKEN)
     overhead_s = max(1e-4, statistics.median(took[20:]) - step_s)
     sent = requests(seconds, rate, Random(seed))
     rounds = []
-    for _ in range(2):  # two real runs: what lies between them is nobody's error
+    for number in (1, 2):  # what lies between two real runs is nobody's error
+        stage(f"real run {number} of 2: {len(sent)} requests in {seconds:g} s")
         with served(config(overhead_s)) as (url, _):
             rounds.append(asyncio.run(replay(url, sent)))
-    outcome, _ = simulate(sent, seconds, overhead_s)
-    rows = []
+    stage("simulating the same requests")
+    outcome = simulate(sent, seconds, overhead_s)
+    rows = list[dict[str, Any]]()
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         real = [quantile(took, share) for took, _ in rounds]
         mean = sum(real) / len(real)
-        value = outcome.latencies.quantile(share) / mean - 1.0
+        simulated_s = outcome.latencies.quantile(share) or 0.0
+        value = simulated_s / mean - 1.0
         rows.append(
             {
                 "name": f"truth {name}",
                 "value": abs(value),
                 "mark": f"<= {MARKS[name]:g}",
                 "met": abs(value) <= MARKS[name],
-                "simulated_s": outcome.latencies.quantile(share),
+                "simulated_s": simulated_s,
                 "measured_s": real,
             }
         )

@@ -1,6 +1,21 @@
-"""ISO codes of languages (639-1) and scripts (15924) in configs, with names for suggestions."""
+"""Codes of languages and scripts, in requests and in configs.
 
+A language is known by its ISO 639-1 code, and a variety by that of its macrolanguage: Cantonese is
+`zh`. A script is known by its ISO 15924 code, and all of Japanese is `Jpan`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
+from locale import locale_alias
+from typing import TypeVar
+
+from langcodes import Language, standardize_tag
+
+T = TypeVar("T")
+
+KNOWN_TAGS = 1024  # language tags that stay parsed
 
 _LANGUAGES = (
     "aa Afar|ab Abkhazian|ae Avestan|af Afrikaans|ak Akan|am Amharic|an Aragonese|ar Arabic|as "
@@ -56,24 +71,149 @@ def _table(text: str) -> dict[str, str]:
 
 
 LANGUAGES, SCRIPTS = _table(_LANGUAGES), _table(_SCRIPTS)  # code -> English name
+_MACROLANGUAGE = {  # codes of a variety, and older or longer codes of the same language
+    "nb": "no", "nn": "no", "iw": "he", "in": "id", "ji": "yi", "mo": "ro", "sh": "hr",
+    "cmn": "zh", "yue": "zh", "wuu": "zh",
+    "nan": "zh", "hak": "zh", "arb": "ar", "arz": "ar", "ary": "ar", "apc": "ar", "pes": "fa",
+    "prs": "fa", "ckb": "ku",
+    "kmr": "ku", "zsm": "ms", "ekk": "et", "lvs": "lv", "swh": "sw", "fil": "tl", "azj": "az",
+    "uzn": "uz", "khk": "mn", "hbs": "hr",
+    "npi": "ne", "ory": "or", "als": "sq", "gsw": "de", "pnb": "pa",
+}  # fmt: skip
+_SCRIPT_AS_REPORTED = {
+    "Hans": "Hani",
+    "Hant": "Hani",
+    "Kore": "Hang",
+    "Hrkt": "Jpan",
+    "Hira": "Jpan",
+    "Kana": "Jpan",
+}
+_TAG = re.compile(
+    r"(?P<language>[a-z]{2,3})(?:-[a-z]{3}){0,3}(?:-(?P<script>[a-z]{4}))?(?:-[a-z0-9]{1,8})*"
+)
 
 
-def unknown_language(word: str) -> str | None:
-    """The error message for a `word` that is no ISO 639-1 code; None if it is one."""
-    return _unknown(word, LANGUAGES, "an ISO 639-1 code such as en or zh")
+def _macrolanguage(code: str) -> str:
+    """The code by which a language is known here: of two letters if it has one (`eng` is `en`), and
+    that of its macrolanguage.
+    """
+    if len(code) == 3 and code not in _MACROLANGUAGE and code != "und":
+        if not Language.get(code).is_valid():
+            raise ValueError(
+                f"language begins with {code!r}, which is no language in ISO 639; English is 'en' "
+                "or 'eng'"
+            )
+        code = standardize_tag(code).partition("-")[0]
+    return _MACROLANGUAGE.get(code, code)
 
 
-def unknown_script(word: str) -> str | None:
-    """The error message for a `word` that is no detectable script; None if it is one."""
-    return _unknown(word, SCRIPTS, "an ISO 15924 code such as Cyrl or Hani")
+@lru_cache(KNOWN_TAGS)
+def parse_tag(tag: str) -> tuple[str | None, str | None]:
+    """The ISO 639-1 language of a tag, None if it has no such code, and the script of the tag.
+    Raises ValueError if it is no language tag.
+    """
+    match = _TAG.fullmatch(tag.strip().replace("_", "-").lower())
+    if match is None:
+        raise ValueError(
+            f"language must be a BCP-47 tag such as 'en', 'pt-BR' or 'zh-Hant', it is {tag!r}"
+        )
+    language = _macrolanguage(match["language"])
+    if len(language) == 2 and language not in LANGUAGES:
+        raise ValueError(
+            f"language {tag!r} begins with {language!r}, which is no language in ISO 639-1 "
+            "(languages are not countries: "
+            "Czech is 'cs', Japanese 'ja', Chinese 'zh')"
+        )
+    script = match["script"].title() if match["script"] else None
+    known = language if len(language) == 2 or language == "und" else None
+    return known, _SCRIPT_AS_REPORTED.get(script, script) if script else None
 
 
-def _unknown(word: str, table: dict[str, str], what: str) -> str | None:
-    if word in table:
+def language_codes(words: Iterable[str]) -> tuple[str, ...]:
+    """The codes of a config's languages, read as those of requests; raises ValueError that names
+    the right code.
+    """
+    return tuple(dict.fromkeys(map(_language_code, words)))
+
+
+def by_language(figures: Mapping[str, T], others: Sequence[str] = ()) -> dict[str, T]:
+    """Figures of a config by the code of their language; keys in `others` stay as they are.
+
+    Raises ValueError as `language_codes` does, and if a language has two figures.
+    """
+    found: dict[str, T] = {}
+    words: dict[str, str] = {}
+    for word, figure in figures.items():
+        try:
+            code = word if word in others else _language_code(word)
+        except ValueError as error:
+            if not others:
+                raise
+            beside = f"{', '.join(others[:-1])} and {others[-1]}"
+            raise ValueError(f"{error}; beside languages there are {beside}") from None
+        if code in found:
+            raise ValueError(f"{words[code]} and {word} are the same language; keep one of them")
+        found[code], words[code] = figure, word
+    return found
+
+
+def script_codes(words: Iterable[str]) -> tuple[str, ...]:
+    """The codes of a config's scripts, read as those in the tag of a request: `Hira` is `Jpan`.
+
+    Raises ValueError that names the right code.
+    """
+    return tuple(dict.fromkeys(map(_script_code, words)))
+
+
+def _language_code(word: str) -> str:
+    try:
+        code, _ = parse_tag(word)
+    except ValueError:
+        near = _language_near(word)
+        meant = f"; did you mean {near}?" if near else ""
+        raise ValueError(f"{word!r} is not an ISO 639 code such as en or zh{meant}") from None
+    if code not in LANGUAGES:
+        raise ValueError(
+            f"{word!r} never matches: ISO 639-1 has no code for it, so such texts have no language "
+            "here; use `scripts` in a rule, or remove it"
+        )
+    return code
+
+
+def _language_near(word: str) -> str | None:
+    """The code of the language whose name, or one of whose countries, is like `word`."""
+    word = word.strip().lower()
+    first = re.split(r"[^a-z]", word, maxsplit=1)[0]
+    names = {name.lower(): code for code, name in LANGUAGES.items()}
+    for asked in (word, first):
+        if (own := locale_alias.get(asked, "")[:2]) in LANGUAGES:  # "deutsch" and the like
+            return _MACROLANGUAGE.get(own, own)
+        if near := get_close_matches(asked, names, n=1, cutoff=0.75):
+            return _MACROLANGUAGE.get(names[near[0]], names[near[0]])
+    if len(first) != 2:
         return None
-    keys = {code.lower(): code for code in table} | {
-        name.lower(): code for code, name in table.items()
-    }
-    asked = word.lower().partition("-")[0].partition("_")[0]
-    near = [asked] if asked in keys else get_close_matches(asked, keys, n=1, cutoff=0.75)
-    return f"{word!r} is not {what}" + (f"; did you mean {keys[near[0]]}?" if near else "")
+    country = Language.get(f"und-{first}")
+    spoken = country.maximize().language if country.is_valid() else None
+    return spoken if spoken in LANGUAGES and spoken != "en" else None  # en: also of no country
+
+
+def _script_code(word: str) -> str:
+    code = _SCRIPT_AS_REPORTED.get(word.strip().title(), word.strip().title())
+    if code in SCRIPTS:
+        return code
+    near = _script_near(word.strip().lower())
+    meant = f"; did you mean {near}?" if near else ""
+    raise ValueError(f"{word!r} is not an ISO 15924 code such as Cyrl or Hani{meant}")
+
+
+def _script_near(word: str) -> str | None:
+    names = {name.lower(): code for code, name in SCRIPTS.items()}
+    names |= {code.lower(): code for code in SCRIPTS}
+    if near := get_close_matches(word, names, n=1, cutoff=0.75):
+        code = names[near[0]]
+    elif (language := word if word in LANGUAGES else _language_near(word)) is not None:
+        code = Language.get(language).maximize().script or ""
+    else:
+        return None
+    code = _SCRIPT_AS_REPORTED.get(code, code)
+    return code if code in SCRIPTS else None

@@ -62,7 +62,7 @@ class DecisionContext(NamedTuple):
 class Entry(NamedTuple):
     """One request, its decision and its outcome."""
 
-    at_s: float  # seconds since 1970, for readers; the next two are on the router's own clock
+    at_s: float  # of its end, seconds since 1970; the next two are on the router's own clock
     arrived_s: float
     now: float  # of the decision
     request: Request
@@ -78,6 +78,14 @@ class Entry(NamedTuple):
     use: Use | None = None  # the usage of its key, if it was answered
     priority: str = "interactive"  # or "bulk"
     stamps: Stamps | None = None  # if they are recorded
+
+    @property
+    def began_s(self) -> float:
+        """Its arrival in seconds since 1970; of a request that failed after its decision, later
+        than it was by the time in between.
+        """
+        took_s = self.now - self.arrived_s if self.actual_s is None else self.actual_s
+        return self.at_s - took_s
 
     @property
     def expected_recall(self) -> float | None:

@@ -7,53 +7,16 @@ many are seen, and counted as a few. Language and script are those of most texts
 or mixed, if at least half of its texts are. `kinds` has the details.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
-from langcodes import Language, standardize_tag
-
+from router.codes import parse_tag
 from router.domain import Features, TextKind
 from router.language import Detected, detect, is_code, script_of
 from router.language_id import NO_PRIOR, Prior
 
 SAMPLED_TEXTS = 8
-KNOWN_TAGS = 1024  # language tags that stay parsed
-
-_ISO_639_1 = (
-    "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy "
-    "da de dv dz ee el en eo es et "
-    "eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io "
-    "is it iu ja jv ka kg ki kj kk "
-    "kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na "
-    "nd ne ng nl no nr nv ny oc oj "
-    "om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su "
-    "sv sw ta te tg th ti tk tl tn "
-    "to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu"
-)
-_LANGUAGES = frozenset(_ISO_639_1.split())
-_MACROLANGUAGE = {  # codes of a variety, and older or longer codes of the same language
-    "nb": "no", "nn": "no", "iw": "he", "in": "id", "ji": "yi", "mo": "ro", "sh": "hr",
-    "cmn": "zh", "yue": "zh", "wuu": "zh",
-    "nan": "zh", "hak": "zh", "arb": "ar", "arz": "ar", "ary": "ar", "apc": "ar", "pes": "fa",
-    "prs": "fa", "ckb": "ku",
-    "kmr": "ku", "zsm": "ms", "ekk": "et", "lvs": "lv", "swh": "sw", "fil": "tl", "azj": "az",
-    "uzn": "uz", "khk": "mn", "hbs": "hr",
-    "npi": "ne", "ory": "or", "als": "sq", "gsw": "de", "pnb": "pa",
-}  # fmt: skip
-_SCRIPT_AS_REPORTED = {
-    "Hans": "Hani",
-    "Hant": "Hani",
-    "Kore": "Hang",
-    "Hrkt": "Jpan",
-    "Hira": "Jpan",
-    "Kana": "Jpan",
-}
-_TAG = re.compile(
-    r"(?P<language>[a-z]{2,3})(?:-[a-z]{3}){0,3}(?:-(?P<script>[a-z]{4}))?(?:-[a-z0-9]{1,8})*"
-)
 
 
 def extract(texts: Sequence[str], hint: str | None = None, prior: Prior = NO_PRIOR) -> Features:
@@ -136,39 +99,3 @@ def _most(counts: Counter[Detected], of: Callable[[Detected], str | None]) -> st
         if (value := of(one)) is not None:
             texts[value] += count
     return max(texts, key=texts.__getitem__) if texts else None
-
-
-def _macrolanguage(code: str) -> str:
-    """The code by which a language is known here: of two letters if it has one (`eng` is `en`), and
-    that of its macrolanguage.
-    """
-    if len(code) == 3 and code not in _MACROLANGUAGE and code != "und":
-        if not Language.get(code).is_valid():
-            raise ValueError(
-                f"language begins with {code!r}, which is no language in ISO 639; English is 'en' "
-                "or 'eng'"
-            )
-        code = standardize_tag(code).partition("-")[0]
-    return _MACROLANGUAGE.get(code, code)
-
-
-@lru_cache(KNOWN_TAGS)
-def parse_tag(tag: str) -> tuple[str | None, str | None]:
-    """The ISO 639-1 language of a tag, None if it has no such code, and the script of the tag.
-    Raises ValueError if it is no language tag.
-    """
-    match = _TAG.fullmatch(tag.strip().replace("_", "-").lower())
-    if match is None:
-        raise ValueError(
-            f"language must be a BCP-47 tag such as 'en', 'pt-BR' or 'zh-Hant', it is {tag!r}"
-        )
-    language = _macrolanguage(match["language"])
-    if len(language) == 2 and language not in _LANGUAGES:
-        raise ValueError(
-            f"language {tag!r} begins with {language!r}, which is no language in ISO 639-1 "
-            "(languages are not countries: "
-            "Czech is 'cs', Japanese 'ja', Chinese 'zh')"
-        )
-    script = match["script"].title() if match["script"] else None
-    known = language if len(language) == 2 or language == "und" else None
-    return known, _SCRIPT_AS_REPORTED.get(script, script) if script else None

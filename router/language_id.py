@@ -28,9 +28,10 @@ from router.word_frequencies import INDEX, LANGUAGES
 Prior = Mapping[str, float]
 NO_PRIOR: Prior = MappingProxyType({})
 
-_MAPPED = {  # labels of fastText for varieties of an ISO 639-1 language
+_MAPPED = {  # labels of fastText that are not the code of their language
     "arz": "ar", "azb": "az", "ckb": "ku", "sh": "hr", "nn": "no", "wuu": "zh", "yue": "zh",
     "als": "de", "pnb": "pa",
+    "bh": "bho",  # a group of languages that ISO 639-1 had a code for
 }  # fmt: skip
 _LABELS = {  # labels of fastText by script
     script: frozenset(labels.split())

@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from router.codes import unknown_language
+from router.codes import by_language
 from router.engine_config import (
     Engine,
     Flag,
@@ -248,6 +248,13 @@ class ModelConfig(Section):
         """The configured commit of `source`; None if that is not the engine's own repository."""
         return self.revision if source == self.engine.hub_source else None
 
+    @field_validator("quality")
+    @classmethod
+    def _known_languages(
+        cls, quality: dict[str, float | LongTextsConfig]
+    ) -> dict[str, float | LongTextsConfig]:
+        return by_language(quality, ("code", "mixed", "long", "default"))
+
     @model_validator(mode="after")
     def _sizes(self) -> "ModelConfig":
         for key, value in self.quality.items():
@@ -255,12 +262,6 @@ class ModelConfig(Section):
                 raise ValueError(
                     f"quality.{key}: write a number of points, or for `long` a section "
                     "{from_tokens: N, points: P}"
-                )
-            if key not in ("code", "mixed", "long", "default") and (
-                problem := unknown_language(key)
-            ):
-                raise ValueError(
-                    f"quality: {problem}; beside languages there are code, mixed, long and default"
                 )
         if isinstance(self.matryoshka, tuple):
             too_large = [size for size in self.matryoshka if size > self.dimensions]

@@ -1,10 +1,10 @@
 """The routes of the service: their paths, methods and permitted callers.
 
 All code that needs a path reads this table: the application, its fast path, access, the OpenAPI
-reference, and the messages of 404 and 405. A new route is a row here, a method of the application
-with the name of its handler (deployments/ingress/application.py, or inference.py if a model serves
-it), and its request and answers (router/openapi.py). A route under /v1 that a key can call also
-gets an alias without /v1.
+reference, and the messages of 404 and 405. A new route is a row here, a function under the name of
+its handler (deployments/ingress/inference.py if a model serves it, else batches.py, views.py or
+application.py), and its request and answers (router/openapi.py). A route under /v1 that a key can
+call also gets an alias without /v1.
 """
 
 from collections.abc import Iterable, Iterator

@@ -10,7 +10,7 @@ from pydantic import (
     model_validator,
 )
 
-from router.codes import unknown_language, unknown_script
+from router.codes import by_language, language_codes, script_codes
 from router.domain import Tier
 from router.engine_config import (
     Flag,
@@ -35,17 +35,15 @@ class When(Section):
     code: Flag | None = None
     input_type: Literal["query", "document"] | None = None
 
-    @model_validator(mode="after")
-    def _codes_exist(self) -> "When":
-        for key, words, wrong in (
-            ("languages", self.languages, unknown_language),
-            ("not_languages", self.not_languages, unknown_language),
-            ("scripts", self.scripts, unknown_script),
-        ):
-            for word in words or ():
-                if problem := wrong(word):
-                    raise ValueError(f"{key}: {problem}")
-        return self
+    @field_validator("languages", "not_languages")
+    @classmethod
+    def _known_languages(cls, words: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if words is None else language_codes(words)
+
+    @field_validator("scripts")
+    @classmethod
+    def _known_scripts(cls, words: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if words is None else script_codes(words)
 
 
 class Rule(Section):
@@ -87,11 +85,8 @@ class Routing(Section):
 
     @field_validator("language_prior")
     @classmethod
-    def _languages_exist(cls, prior: dict[str, float]) -> dict[str, float]:
-        for word in prior:
-            if problem := unknown_language(word):
-                raise ValueError(problem)
-        return prior
+    def _known_languages(cls, prior: dict[str, float]) -> dict[str, float]:
+        return by_language(prior)
 
 
 class Shadow(Section):

@@ -36,6 +36,7 @@ SCRATCH, OWNER = (
 )
 FOLDERS = Path("/tmp")  # short: HAProxy's socket paths have at most 97 characters
 OWNER_BYTES = 200
+MAXCONN = "RAY_SERVE_HAPROXY_MAXCONN"
 HAPROXY_OWN_FILES = 500  # in addition to those of connections
 # below the kernel's range of ephemeral ports
 PORT_BASE, PORT_SPAN, PORTS_EACH = (
@@ -143,7 +144,7 @@ def environment(
         # the default of 30 s is for load balancers elsewhere
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
-        "RAY_SERVE_HAPROXY_MAXCONN": str(_connections(max_requests)),
+        MAXCONN: str(_connections(max_requests)),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(client_s)),
     }
     if "RAY_AUTH_MODE" not in given:
@@ -180,17 +181,27 @@ def _temporary(given: Mapping[str, str]) -> str:
     return given.get("RAY_TMPDIR") or given.get("TMPDIR") or "/tmp"
 
 
-def _connections(max_requests: int) -> int:
-    """Return how many connections HAProxy accepts at once (Serve: 4096).
+def files_for(connections: int) -> int:
+    """Return how many files HAProxy opens for as many connections.
 
-    Each needs 2.5 open files: two of its own and a share of a pipe. HAProxy does not start if the
-    system allows fewer.
+    Each needs 2.5: two of its own and a share of a pipe. HAProxy does not start if the system
+    allows fewer.
     """
+    return HAPROXY_OWN_FILES + (5 * connections + 1) // 2
+
+
+def connections_with(files: int) -> int:
+    """Return how many connections HAProxy can accept with as many files."""
+    return (files - HAPROXY_OWN_FILES) * 2 // 5
+
+
+def _connections(max_requests: int) -> int:
+    """Return how many connections HAProxy accepts at once (Serve: 4096)."""
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(4096, 2 * max_requests)
     if files == resource.RLIM_INFINITY:
         return wanted
-    return max(256, min(wanted, (files - HAPROXY_OWN_FILES) * 2 // 5))
+    return max(256, min(wanted, connections_with(files)))
 
 
 def _free_ports(port: int) -> list[int]:

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from importlib import metadata
 
+from deployments.launch.environment import MAXCONN, connections_with, files_for
 from deployments.launch.machine import GIB, Finding, Machine, answers, taken
 from deployments.serve_internals import haproxy_binary
 
@@ -242,13 +243,7 @@ def _room(machine: Machine) -> Iterator[Finding]:
         if small
         else "",
     )
-    few = machine.open_files < OPEN_FILES
-    yield Finding(
-        "open files",
-        "warn" if few else "ok",
-        f"limit {machine.open_files}",
-        "ulimit -n 65536" if few else "",
-    )
+    yield _open_files(machine)
     disk = shutil.disk_usage(machine.temp).free
     yield Finding(
         "disk",
@@ -256,6 +251,22 @@ def _room(machine: Machine) -> Iterator[Finding]:
         f"{disk / GIB:.1f} GiB free in {machine.temp}",
         "Ray's logs go there: make room or set RAY_TMPDIR" if disk < DISK_BYTES else "",
     )
+
+
+def _open_files(machine: Machine) -> Finding:
+    most, given = machine.most_open_files, machine.environment.get(MAXCONN, "")
+    if most is not None and given.isdecimal() and (needed := files_for(int(given))) > most:
+        return Finding(
+            "open files",
+            "fail",
+            f"at most {most}, and HAProxy does not start with fewer than {needed} ({MAXCONN}="
+            f"{given})",
+            "raise the hard limit (`LimitNOFILE` of the container runtime or of the systemd unit, "
+            f"or limits.conf), or set {MAXCONN}={max(1, connections_with(most))}",
+        )
+    few = machine.open_files < OPEN_FILES
+    todo = "ulimit -n 65536" if few else ""
+    return Finding("open files", "warn" if few else "ok", f"limit {machine.open_files}", todo)
 
 
 def port_findings(wanted: dict[int, str]) -> Iterator[Finding]:

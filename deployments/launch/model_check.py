@@ -7,14 +7,14 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from deployments.launch import vllm_source
 from router.model_config import ModelConfig, resolve_path
 from router.strict import suggestion
 
@@ -61,15 +61,30 @@ def model_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iter
 
 
 def _vllm_problems(args: dict[str, Any], where: str) -> Iterator[str]:
-    dtype, dtypes = args.get("dtype", "auto"), _vllm_dtypes()
+    dtype, dtypes = args.get("dtype", "auto"), vllm_source.dtypes()
     if dtypes and dtype not in dtypes:
         yield (
             f"{where}.dtype: {dtype!r} is not known; "
             f"{suggestion(str(dtype), sorted(dtypes), 'it is one of')}"
         )
-    if known := _vllm_arguments():
-        for key in args.keys() - known:
-            yield f"{where}.{key}: vLLM has no such argument; {_nearest_argument(key, known)}"
+    if known := vllm_source.arguments():
+        yield from _unknown_in_vllm(args, known, "EngineArgs", where)
+
+
+def _unknown_in_vllm(
+    values: Mapping[str, Any], known: vllm_source.Fields, kind: str, where: str
+) -> Iterator[str]:
+    """Yield a problem for each key that a class of vLLM does not have, also inside values."""
+    for key, value in values.items():
+        key = str(key)  # YAML reads no and off as false
+        if (types := known.get(key)) is None:
+            what = "vLLM" if kind == "EngineArgs" else f"vLLM's {kind}"
+            close = get_close_matches(key, known, n=1)
+            advice = f"did you mean {close[0]}?" if close else f"see vLLM's {kind} for those it has"
+            yield f"{where}.{key}: {what} has no such argument; {advice}"
+        elif isinstance(value, Mapping) and (inner := vllm_source.config_class(types)):
+            fields = vllm_source.config_classes()[inner]
+            yield from _unknown_in_vllm(value, fields, inner, f"{where}.{key}")
 
 
 def hub_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:
@@ -157,54 +172,3 @@ def _real_dimensions(model: ModelConfig, base_dir: str | None) -> int | None:
         return model.engine.stored_dimensions(lambda path: resolve_path(path, base_dir))
     except (OSError, ValueError, KeyError, AttributeError, OverflowError, MemoryError):
         return None
-
-
-@cache
-def _vllm_dtypes() -> frozenset[str]:
-    """Return the values that vLLM accepts for `dtype`, read from its source.
-
-    Empty if vLLM is not installed.
-    """
-    spec = find_spec("vllm")
-    source = (
-        None
-        if spec is None or spec.origin is None
-        else Path(spec.origin).parent / "config" / "model.py"
-    )
-    if source is None or not source.exists():
-        return frozenset()
-    for node in ast.parse(source.read_text()).body:
-        if (
-            isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and node.targets[0].id == "ModelDType"
-        ):
-            return frozenset(
-                str(word.value) for word in ast.walk(node.value) if isinstance(word, ast.Constant)
-            )
-    return frozenset()
-
-
-@cache
-def _vllm_arguments() -> frozenset[str]:
-    """Return the fields of vLLM's EngineArgs, read from its source.
-
-    Importing vLLM takes seconds. Empty if it is not installed.
-    """
-    spec = find_spec("vllm")
-    if spec is None or spec.origin is None:
-        return frozenset()
-    source = Path(spec.origin).parent / "engine" / "arg_utils.py"
-    tree = ast.parse(source.read_text()) if source.exists() else ast.Module([], [])
-    return frozenset(
-        field.target.id
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name == "EngineArgs"
-        for field in node.body
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-    )
-
-
-def _nearest_argument(key: str, known: frozenset[str]) -> str:
-    close = get_close_matches(key, sorted(known), n=1)
-    return f"did you mean {close[0]}?" if close else "see vLLM's EngineArgs for those it has"

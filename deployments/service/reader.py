@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from deployments.service.prepare import Prepared, Preparer
 from deployments.service.reading_pool import ReadingPool
+from router.codes import parse_tag
 from router.config import Limits
 from router.domain import Features
 from router.errors import InvalidValue
-from router.features import extract, parse_tag
+from router.features import extract
 from router.language_id import NO_PRIOR, Prior
 from router.schema import EmbeddingsRequest, Side
 

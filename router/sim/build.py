@@ -211,9 +211,9 @@ def _known(models: Mapping[str, Model], times: float) -> dict[str, Model]:
 def logged(world: World) -> Iterator[Arrival]:
     """The requests of a decision log, under the config's own tiers and budgets."""
     scale, seconds = world.scenario.traffic.scale, world.scenario.seconds
-    first_s = min(one.entry.at_s for one in world.log)
-    for one in sorted(world.log, key=lambda one: one.entry.at_s):
-        at_s = (one.entry.at_s - first_s) / scale
+    first_s = min(one.entry.began_s for one in world.log)
+    for one in sorted(world.log, key=lambda one: one.entry.began_s):
+        at_s = (one.entry.began_s - first_s) / scale
         if at_s >= seconds:
             return
         if any(name in world.models for name in one.entry.request.work):  # not only a student
@@ -262,7 +262,7 @@ def _shape(one: Logged, world: World) -> Shape:
         own,
         pieces,
         budget_s,
-        False,
+        entry.priority == "bulk",
         request.input_type,
         request.on_miss,
         target,

@@ -330,7 +330,9 @@ class SimRouter:
 
     def completed(self, one: CompleteChunk[SimChunk, SimReply], now: float) -> None:
         """Complete a chunk; the last one answers its request."""
-        pending, reply = one.chunk.request, one.reply
+        chunk, reply = one.chunk, one.reply
+        chunk.call = None  # otherwise it and its call are a cycle, and wait for the collector
+        pending = chunk.request
         pending.queue_s = max(pending.queue_s, one.waited_s)
         pending.inference_s = max(pending.inference_s, reply.inference_s)
         pending.left -= 1

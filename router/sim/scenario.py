@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from router.codes import unknown_language
+from router.codes import by_language
 from router.domain import OnMiss
 from router.engine_config import (
     Flag,
@@ -42,10 +42,8 @@ class Class(Section):
 
     @field_validator("languages")
     @classmethod
-    def _languages_exist(cls, languages: dict[str, float]) -> dict[str, float]:
-        for word in languages:
-            if problem := unknown_language(word):
-                raise ValueError(problem)
+    def _known_languages(cls, languages: dict[str, float]) -> dict[str, float]:
+        languages = by_language(languages)
         if not sum(languages.values()):
             raise ValueError("one of the languages needs a share above 0")
         return languages

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ class Piece(NamedTuple):
     lengths: npt.NDArray[np.int32]
     tokens: int
     tokens_sq: int
+
+
+_Parts: TypeAlias = tuple[dict[str, Work], dict[str, tuple[Piece, ...]]]
 
 
 class Shape:
@@ -127,6 +130,7 @@ class Shapes:
         self._kinds, self._models, self._configs = kinds, models, configs
         self._lengths = None if tokens is None else iter(tokens)
         self._known: dict[int, Shape] = {}
+        self._parts: dict[tuple[str | None, tuple[int, ...]], _Parts] = {}  # by pinned model
         self._drawn: Iterator[Shape] | None = None
         self._source: np.random.Generator | None = None
 
@@ -194,13 +198,10 @@ class Shapes:
         counts: tuple[int, ...],
     ) -> Shape:
         features = Features(4 * sum(counts), language, "Latn", False, code)
-        work, pieces = dict[str, Work](), dict[str, tuple[Piece, ...]]()
-        for name, config in self._configs.items():
-            if kind.model is not None and name != kind.model:
-                continue
-            model = self._models[name]
-            work[name] = work_of(counts, config.attention_tokens, model.long)
-            pieces[name] = pieces_of(counts, model.curve.batch_tokens, config)
+        parts = self._parts.get((kind.model, counts))
+        if parts is None:
+            parts = self._parts[kind.model, counts] = self._cut(kind, counts)
+        work, pieces = parts
         return Shape(
             kind.name,
             kind.tenant or kind.name,
@@ -217,6 +218,17 @@ class Shapes:
             models=self._models,
             weight=kind.weight,
         )
+
+    def _cut(self, kind: Kind, counts: tuple[int, ...]) -> _Parts:
+        """The work and the pieces of texts of these lengths, in any language and budget."""
+        work, pieces = dict[str, Work](), dict[str, tuple[Piece, ...]]()
+        for name, config in self._configs.items():
+            if kind.model is not None and name != kind.model:
+                continue
+            model = self._models[name]
+            work[name] = work_of(counts, config.attention_tokens, model.long)
+            pieces[name] = pieces_of(counts, model.curve.batch_tokens, config)
+        return work, pieces
 
 
 def pieces_of(counts: Sequence[int], batch_tokens: int, config: ModelConfig) -> tuple[Piece, ...]:

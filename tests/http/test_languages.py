@@ -242,6 +242,30 @@ def test_both_forms_of_a_text_have_one_decision_and_one_vector(http: httpx.Clien
     assert composed @ decomposed > 0.999999
 
 
+def test_codes_of_rules_are_read_as_those_of_requests() -> None:
+    rules = [
+        {"name": "asian", "when": {"languages": ["zho", "ja-JP"]}, "floor": "best"},
+        {"name": "nordic", "when": {"languages": ["NB", "SWE"]}, "floor": "best"},
+    ]
+    args = {
+        "models": {"a": FAKE, "b": {**FAKE, "quality": {"eng": 60, "default": 50}}},
+        "tiers": {"fast": "a", "best": "b"},
+        "routing": {"rules": rules, "language_prior": {"eng": 5.0}},
+    }
+    with served(args) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
+        for body, reason in (
+            ({"input": "今天天气很好,我们去公园散步吧"}, "rule:asian"),
+            ({"input": "text", "language": "yue-HK"}, "rule:asian"),
+            ({"input": "text", "language": "jpn"}, "rule:asian"),
+            ({"input": "text", "language": "nn-NO"}, "rule:nordic"),
+            ({"input": "text", "language": "sv"}, "rule:nordic"),
+            ({"input": "text", "language": "da"}, "auto"),
+        ):
+            decision = client.post("/v1/route", json=body).json()["decision"]
+            assert decision["reason"] == reason, body
+        assert client.get("/v1/tiers").json()["data"][1]["quality"] == {"en": 60, "default": 50}
+
+
 async def test_a_prior_is_taken_from_the_config_and_changes_without_a_restart() -> None:
     args = {"models": {"a": FAKE}, "tiers": {"fast": "a"}}
     router = PlainRouter(parse_args(args).model_dump(mode="json"), {})

@@ -18,6 +18,7 @@ import ray
 import yaml
 from jsonschema import Draft7Validator
 
+from deployments.launch.environment import files_for
 from deployments.launch.serve_config import check
 from router.cli import main
 from router.config import Limits
@@ -253,6 +254,20 @@ def starts_of(config: Any) -> set[float]:
     found = {application["autoscaling_policy"]["policy_kwargs"].pop("start_s")}
     models = [*application["args"]["models"].values(), *application["args"]["rerankers"].values()]
     return found | {one.pop("cold_start_s") for one in models if "cold_start_s" in one}
+
+
+def test_haproxy_may_open_the_files_that_its_connections_need() -> None:
+    cluster, manifest = load(CLUSTER), KUBERAY.read_text()
+    limits = []
+    for name in ("head_start_ray_commands", "worker_start_ray_commands"):
+        (start,) = (line for line in cluster[name] if "ray start" in line)
+        limits += re.findall(r"ulimit -n (\d+);.* ray start", start)
+    assert limits == ["65536"] * 2
+    for given in (CLUSTER.read_text(), manifest):
+        (connections,) = re.findall(r"HAPROXY_MAXCONN(?:=|, value: \")(\d+)", given)
+        assert files_for(int(connections)) <= 65_536
+    # KubeRay puts `ulimit -n 65536` in front of `ray start`, unless a pod has its own command
+    assert "overwrite-container-cmd" not in manifest
 
 
 def test_the_config_for_mixed_cards_is_that_of_equal_cards_with_types() -> None:

@@ -36,6 +36,30 @@ def test_links_to_files_of_the_repository_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), target
 
 
+def test_every_file_and_folder_that_the_architecture_names_exists() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    page = re.sub(r"\]\([^)]*\)", "]", page)
+    named = set(re.findall(r"[\w/*]+\.py\b", page)) | set(re.findall(r"`([\w/]+/[\w/]+)`", page))
+    assert len(named) > 50
+    for name in named:
+        roots = (ROOT, ROOT / "router", ROOT / "deployments")
+        places = [path for root in roots for path in root.glob(name)]
+        assert places or list((ROOT / "deployments").rglob(name)), name
+
+
+def test_every_package_has_a_line_in_the_table_of_deployments() -> None:
+    table = (ROOT / "deployments" / "README.md").read_text("utf-8")
+    for path in (ROOT / "deployments").iterdir():
+        if path.is_dir() and (path / "__init__.py").exists():
+            assert f"| `{path.name}/` |" in table
+        elif path.suffix == ".py" and path.name != "__init__.py":
+            assert f"`{path.name}`" in table
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    for path in (ROOT / "router").iterdir():
+        if path.is_dir() and (path / "__init__.py").exists():
+            assert f"`router/{path.name}`" in page
+
+
 def test_every_verb_of_make_that_is_named_exists() -> None:
     verbs = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())

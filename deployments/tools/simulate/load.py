@@ -76,7 +76,7 @@ def load_world(
     if scenario.traffic.log is not None:
         found = _file(path, scenario.traffic.log, "traffic.log")
         world = replace(world, log=_log(found, args))
-        at_s = [one.entry.at_s for one in world.log]
+        at_s = [one.entry.began_s for one in world.log]
         span_s = (max(at_s) - min(at_s)) / scenario.traffic.scale
         world = world.updated(seconds=max(1.0, span_s + 1e-6))
         _check_warm_up(scenario, span_s, found)

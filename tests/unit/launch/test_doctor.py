@@ -202,6 +202,34 @@ def test_little_room_is_a_warning_that_says_how_to_make_more(tmp_path: Path) -> 
     assert "ulimit" in found(small, "open files")[0].todo
 
 
+@pytest.mark.parametrize(
+    ("connections", "most", "state"),
+    [
+        ("20000", 50_500, "ok"),
+        ("20000", None, "ok"),
+        ("20000", 50_499, "fail"),
+        ("4096", 4096, "fail"),
+        ("many", 1024, "ok"),  # Serve itself refuses it
+        (None, 1024, "ok"),
+    ],
+)
+def test_fewer_files_than_haproxy_needs_to_start_fail(
+    tmp_path: Path, connections: str | None, most: int | None, state: str
+) -> None:
+    own = {} if connections is None else {"RAY_SERVE_HAPROXY_MAXCONN": connections}
+    given = machine(
+        tmp_path, environment={"RAY_AUTH_MODE": "disabled", **own}, most_open_files=most
+    )
+    (finding,) = found(given, "open files")
+    assert finding.state == state
+    if state == "fail":
+        assert "LimitNOFILE" in finding.todo
+        name, _, fewer = finding.todo.rpartition(" ")[2].partition("=")
+        own[name] = fewer
+        given = given._replace(environment=own)
+        assert [one.state for one in found(given, "open files")] == ["ok"]
+
+
 @pytest.mark.models
 def test_a_config_is_held_against_gpus_and_memory(tmp_path: Path) -> None:
     config = ROOT / "configs" / "qwen3.yaml"

@@ -185,20 +185,20 @@ WRONG = {
     "language-by-name": (
         "args.routing.rules.0.when",
         {"languages": ["english"]},
-        f"{APP}.args.routing.rules[0].when: languages: 'english' is not an ISO 639-1 code such "
+        f"{APP}.args.routing.rules[0].when.languages: 'english' is not an ISO 639 code such "
         "as en or zh; did you mean en?",
     ),
     "script-by-name": (
         "args.routing.rules.0.when",
         {"scripts": ["cyrillic"]},
-        f"{APP}.args.routing.rules[0].when: scripts: 'cyrillic' is not an ISO 15924 code such as "
+        f"{APP}.args.routing.rules[0].when.scripts: 'cyrillic' is not an ISO 15924 code such as "
         "Cyrl or Hani; "
         "did you mean Cyrl?",
     ),
     "quality-of-no-language": (
         "args.models.small.quality",
         {"english": 60},
-        f"{MODELS}.small: quality: 'english' is not an ISO 639-1 code such as en or zh; did you "
+        f"{MODELS}.small.quality: 'english' is not an ISO 639 code such as en or zh; did you "
         "mean en?; beside languages there "
         "are code, mixed, long and default",
     ),
@@ -262,7 +262,35 @@ WRONG = {
         f"{MODELS}.large.engine.args.max_model_length: vLLM has no such argument; did you mean "
         "max_model_len?",
     ),
+    "vllm-argument-of-a-pooler": (
+        "args.models.large.engine.args",
+        {"pooler_config": {"pooling_typ": "LAST"}},
+        f"{MODELS}.large.engine.args.pooler_config.pooling_typ: vLLM's PoolerConfig has no such "
+        "argument; did you mean pooling_type?",
+    ),
+    "vllm-argument-two-levels-down": (
+        "args.models.large.engine.args",
+        {"compilation_config": {"pass_config": {"xyz": True}, "mode": 3}},
+        f"{MODELS}.large.engine.args.compilation_config.pass_config.xyz: vLLM's PassConfig has no "
+        "such argument; see vLLM's PassConfig for those it has",
+    ),
+    "vllm-argument-that-yaml-reads-as-false": (
+        "args.models.large.engine.args",
+        {"kernel_config": {False: 1}},
+        f"{MODELS}.large.engine.args.kernel_config.False: vLLM's KernelConfig has no such "
+        "argument; see vLLM's KernelConfig for those it has",
+    ),
 }
+
+
+def test_arguments_of_vllm_that_take_any_key_are_left_alone(tmp_path: Path) -> None:
+    args = {
+        "hf_overrides": {"architectures": ["Any"], "is_matryoshka": True, "anything": {"at": 1}},
+        "compilation_config": {"inductor_compile_config": {"any": 1}, "custom_ops": ["none"]},
+        "pooler_config": {"seq_pooling_type": "LAST", "use_activation": True},
+        "kernel_config": {"enable_flashinfer_autotune": False},
+    }
+    assert check(serve_file(tmp_path, "args.models.large.engine.args", args)) == []
 
 
 @pytest.mark.models
@@ -550,6 +578,18 @@ def test_yaml_that_nobody_would_write_is_one_sentence(tmp_path: Path, text: str,
         assert told.exit_code == 1
         assert why in told.output
         assert len(told.output.splitlines()) == 1
+
+
+def test_check_config_reads_codes_of_languages_as_requests_do(tmp_path: Path) -> None:
+    when = "args.routing.rules"
+    rule = {"name": "chinese", "floor": "fast", "when": {"languages": ["zho", "EN", "pt-BR"]}}
+    told = CliRunner().invoke(cli, ["check-config", str(serve_file(tmp_path, when, [rule]))])
+    assert told.exit_code == 0, told.output
+    rule["when"] = {"languages": ["chinese"]}
+    told = CliRunner().invoke(cli, ["check-config", str(serve_file(tmp_path, when, [rule]))])
+    assert told.exit_code == 1
+    assert "rules[0].when.languages: 'chinese' is not an ISO 639 code" in told.output
+    assert "did you mean zh?" in told.output
 
 
 @pytest.mark.parametrize(

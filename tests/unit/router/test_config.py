@@ -115,6 +115,35 @@ MISTAKES = {
         {False: 1},
         f"models.small.quality.false: {NORWAY}",
     ),
+    "a-country-for-a-language": (
+        "routing.rules.0.when.not_languages",
+        ["jp"],
+        "routing.rules[0].when.not_languages: 'jp' is not an ISO 639 code such as en or zh; did "
+        "you mean ja?",
+    ),
+    "a-language-that-no-text-has": (
+        "routing.rules.0.when.languages",
+        ["ceb"],
+        "routing.rules[0].when.languages: 'ceb' never matches: ISO 639-1 has no code for it, so "
+        "such texts have no language here; use `scripts` in a rule, or remove it",
+    ),
+    "a-language-for-a-script": (
+        "routing.rules.0.when.scripts",
+        ["korean"],
+        "routing.rules[0].when.scripts: 'korean' is not an ISO 15924 code such as Cyrl or Hani; "
+        "did you mean Hang?",
+    ),
+    "one-language-twice": (
+        "routing.language_prior",
+        {"de": 5, "deu": 3},
+        "routing.language_prior: de and deu are the same language; keep one of them",
+    ),
+    "quality-of-a-name": (
+        "models.small.quality",
+        {"german": 5},
+        "models.small.quality: 'german' is not an ISO 639 code such as en or zh; did you mean de?; "
+        "beside languages there are code, mixed, long and default",
+    ),
     "a-key-that-was-removed": (
         "routing.price_eta",
         0.1,

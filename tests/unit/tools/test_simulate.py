@@ -1,7 +1,9 @@
 """`embedding-router simulate`: what it answers, and what it says of files that cannot be used."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import yaml
@@ -14,7 +16,7 @@ from router.decision_log import ANSWERED, DecisionContext, Entry, entry_line, se
 from router.domain import Features, Load, Request, Tier, Work
 from router.models import build_models, build_policy
 from router.policy import decide
-from router.sim.build import mean_rate, run
+from router.sim.build import logged, mean_rate, run
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = ROOT / "configs" / "qwen3.yaml"
@@ -24,6 +26,7 @@ SCENARIOS = sorted(
     for path in (ROOT / "configs" / "scenarios").glob("*.yaml")
     if not path.stem.endswith(".policy")
 )
+NONE: Mapping[float, float] = MappingProxyType({})
 SMALL = {
     "config": str(CONFIG),
     "seconds": 2,
@@ -165,8 +168,15 @@ def test_a_log_of_another_config_is_refused_by_name(tmp_path: Path) -> None:
     assert "--config" in done.output
 
 
-def logged_at(folder: Path, *times: float) -> Path:
-    """A decision log of configs/qwen3.yaml with a request at each of these times."""
+def logged_at(
+    folder: Path,
+    *times: float,
+    took_s: Mapping[float, float] = NONE,
+    priority: str = "interactive",
+) -> Path:
+    """A decision log of configs/qwen3.yaml with a request that ends at each of these times, after
+    10 ms or as `took_s` says.
+    """
     args, _ = application(CONFIG)
     models = {name: one for name, one in build_models(args).items() if name in args.models}
     policy = build_policy(args.routing, args.tiers)
@@ -178,7 +188,9 @@ def logged_at(folder: Path, *times: float) -> Path:
     decision = decide(policy, request, models, loads, 0.0)
     lines = [setting_line(setting, "one")]
     for at_s in times:
-        entry = Entry(at_s, 0.0, 0.0, request, None, False, models, loads, decision, ANSWERED, 0.01)
+        took = took_s.get(at_s, 0.01)
+        entry = Entry(at_s, 0.0, 0.0, request, None, False, models, loads, decision, ANSWERED, took)
+        entry = entry._replace(priority=priority)
         lines.append(entry_line(entry, setting, "one"))
     path = folder / "decisions.jsonl"
     path.write_bytes(b"".join(lines))
@@ -194,6 +206,22 @@ def test_a_log_is_replayed_whole_at_every_scale(scale: str, tmp_path: Path) -> N
     report = json.loads(done.stdout)
     assert report["result"]["offered"] == 21
     assert report["seconds"] == pytest.approx(20 / float(scale), abs=0.01)
+
+
+def test_requests_of_a_log_arrive_when_they_arrived_and_not_when_they_ended(tmp_path: Path) -> None:
+    log = logged_at(tmp_path, 1000.0, 1010.0, took_s={1000.0: 5.0, 1010.0: 10.0})
+    done = simulate(tmp_path, SMALL, "--log", str(log), "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["seconds"] == pytest.approx(5.0, abs=0.01)
+
+
+@pytest.mark.parametrize("priority", ["interactive", "bulk"])
+def test_requests_of_a_log_keep_their_priority(priority: str, tmp_path: Path) -> None:
+    log = logged_at(tmp_path, 1000.0, 1001.0, priority=priority)
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    found = list(logged(load_world(path, log=log)))
+    assert [one.shape.bulk for one in found] == 2 * [priority == "bulk"]
 
 
 def test_a_log_or_trace_that_ends_before_the_warm_up_does_is_refused(tmp_path: Path) -> None:
