@@ -45,8 +45,8 @@ def sample(tally: Tally, service: Service) -> None:
     for name, collection in service.catalogue.collections.items():
         if len(collection.encoders) > 1:
             for one in collection.encoders:
-                labels = (name, one.model, str(one.space), one.kind, one.sides)
-                tally.set(metrics.ENCODER_RECALL, labels, one.expected_recall())
+                encoder = (name, one.model, str(one.space), one.kind, one.sides)
+                tally.set(metrics.ENCODER_RECALL, encoder, one.expected_recall())
     tally.set(metrics.CACHE_HITS, (), cache.hits)
     tally.set(metrics.CACHE_MISSES, (), cache.misses)
     tally.set(metrics.CACHE_EVICTIONS, (), cache.evictions)
