@@ -37,7 +37,7 @@ async def test_a_replay_of_queries_decides_between_the_same_encoders(tmp_path: P
     async with served(tmp_path, **SEVERAL) as (client, router):
         log = router.service.log = open_log(config.DecisionLog(path="log.jsonl"), str(tmp_path))
         kept = list[float]()
-        for body, gone in (({}, ()), ({"latency_budget_ms": 100}, ()), ({}, ("small", "large"))):
+        for body, gone in (({"latency_budget_ms": 100}, ()), ({}, ()), ({}, ("small", "large"))):
             router.service.replicas_changed("small", [] if "small" in gone else ["small"])
             router.service.replicas_changed("large", [] if "large" in gone else ["large"])
             routing = (await embed(client, **QUERY, **body, input=f"text {len(kept)}"))["routing"]
