@@ -213,17 +213,20 @@ def t5_pinned() -> Iterator[Simulated]:
 
 def t8() -> Iterator[Simulated]:
     """64 routers."""
-    world = world_of("stale-reports")
-    many = run(world, way_of())
-    replies = run(world.updated(reports=replies_only(world)), way_of())
-    one = run(world, replace(way_of(), informed=True))
-    own = run(world.updated(routers=1, reports=replies_only(world)), way_of())
-    loss = 100.0 * (own.attainment - many.attainment)
+    # the loss of one run moves by a tenth of a point with its seed
+    worlds = [world_of("stale-reports").updated(seed=seed) for seed in SEEDS]
+    replying = [world.updated(reports=replies_only(world)) for world in worlds]
+    many = mean(run(world, way_of()).attainment for world in worlds)
+    replies = mean(run(world, way_of()).attainment for world in replying)
+    own = mean(run(world.updated(routers=1), way_of()).attainment for world in replying)
+    informed = replace(way_of(), informed=True)
+    one = mean(run(world, informed).attainment for world in worlds)
+    loss = 100.0 * (own - many)
     yield Simulated(
         "T8", "points of attainment that 64 routers with reports of 100 ms lose against one",
         loss, "<= 0.5", loss <= 0.5,
-        f"with reports in replies they lose {100 * (own.attainment - replies.attainment):.2f}",
-        f"one router {percent(own.attainment)}, informed {percent(one.attainment)}",
+        f"with reports in replies they lose {100 * (own - replies):.2f}",
+        f"one router {percent(own)}, informed {percent(one)}",
     )  # fmt: skip
 
 

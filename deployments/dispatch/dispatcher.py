@@ -125,9 +125,9 @@ class ModelDispatcher:
         deadline_s: float | None,
         bulk: bool = False,
         prefix: bytes | None = None,
-    ) -> "list[asyncio.Future[Rows]]":
-        """Queue the texts of one request; return one future per chunk, in order. Cancel the futures
-        to withdraw the work.
+    ) -> list[Chunk]:
+        """Queue the texts of one request; return its chunks, in order. Cancel their futures to
+        withdraw the work.
 
         Texts with an equal `prefix` begin alike, and go to one replica while it has room.
         `deadline_s` is on this dispatcher's clock: text that was not sent by then is dropped with
@@ -149,7 +149,7 @@ class ModelDispatcher:
         for chunk in chunks:
             chunk.future.add_done_callback(partial(self._on_chunk_done, chunk))
         self._execute(self._state.submit(chunks, now))
-        return [chunk.future for chunk in chunks]
+        return chunks
 
     def would_admit(
         self,

@@ -11,11 +11,12 @@ send it themselves.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from deployments.dispatch.chunks import Rows
+from deployments.dispatch.chunks import Chunk, Rows
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.service.prepare import Prepared
 from deployments.service.shared_cache import SharedCache
@@ -117,6 +118,8 @@ class Gatherer:
             )
             if entry is not None
         }
+        if len(found) > LARGE_TEXTS:
+            await self._turns.next()
         if found:
             self._cache.put_many(
                 self._dispatcher.model,
@@ -170,7 +173,7 @@ class Gatherer:
             for digest, row in own.items():
                 self._on_their_way[digest] = InFlightText(shared, row, bulk)
         try:
-            made = await self._calls_run(prepared, places, deadline_s, bulk)
+            made = await self._calls_run(prepared, places, list(own), deadline_s, bulk)
             shared.set_result(made)
             if len(prepared.counts) > LARGE_TEXTS:
                 await self._turns.run(lambda: self._keep(list(own), made))
@@ -189,12 +192,32 @@ class Gatherer:
         if self._shared is not None:
             self._shared.put_many(model, digests, made.vectors, made.tokens)
 
+    def _keep_answered(self, chunks: Sequence[Chunk], digests: Sequence[bytes]) -> None:
+        """Keep what was made for a request that failed, or whose caller left."""
+        start = 0
+        for chunk in chunks:
+            future, end = chunk.future, start + len(chunk.lengths)
+            if future.done() and not future.cancelled() and future.exception() is None:
+                made = future.result()
+                rows = [row for row in range(end - start) if row not in made.failed]
+                part = made._replace(
+                    vectors=made.vectors[rows], tokens=[made.tokens[row] for row in rows]
+                )
+                self._keep([digests[start + row] for row in rows], part)
+            start = end
+
     async def _calls_run(
-        self, prepared: Prepared, places: list[int] | None, deadline_s: float, bulk: bool
+        self,
+        prepared: Prepared,
+        places: list[int] | None,
+        digests: list[bytes],
+        deadline_s: float,
+        bulk: bool,
     ) -> Rows:
+        """Return the rows of all texts; if one has none, the cache keeps the others."""
         dispatcher = self._dispatcher
         left_s = deadline_s - dispatcher.clock()
-        futures = dispatcher.submit(
+        chunks = dispatcher.submit(
             _at(prepared.ids, places),
             _at(prepared.texts, places),
             _at(prepared.counts, places) or (),
@@ -205,15 +228,22 @@ class Gatherer:
         )
         try:
             async with asyncio.timeout(max(0.0, left_s)):
-                answers = [await future for future in futures]
-        except TimeoutError:
-            raise DeadlineExceeded(left_s) from None
+                answers = [await chunk.future for chunk in chunks]
+            self._check(answers, places, left_s)
+        except BaseException as error:
+            keep = partial(self._keep_answered, chunks, digests)
+            if len(digests) > LARGE_TEXTS:
+                self._turns.later(keep)
+            else:
+                keep()
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded(left_s) from None
+            raise
         finally:
-            for future in futures:
-                if not future.cancel() and not future.cancelled():
+            for chunk in chunks:
+                if not chunk.future.cancel() and not chunk.future.cancelled():
                     # retrieve the error of a later chunk, or asyncio logs it
-                    future.exception()
-        self._check(answers, places, left_s)
+                    chunk.future.exception()
         if len(answers) == 1:
             return answers[0]
         last = max(answers, key=lambda answer: answer.stamps[-1:])

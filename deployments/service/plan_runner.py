@@ -35,7 +35,9 @@ class PlanRunner:
         self._planner, self._dispatchers = planner, dispatchers
         self._limits, self._clock = limits, clock
         has_room_for = partial(has_room, dispatchers, limits)
-        self.second_tries = SecondTries(planner.loads, clock, has_room_for)
+        self.second_tries = SecondTries(
+            planner.loads, clock, has_room_for, lambda plan: refusal(planner.args, plan, None)
+        )
         self.latencies: dict[str, deque[tuple[float, float]]] = {
             name: deque(maxlen=RECENT) for name in names
         }

@@ -2,9 +2,10 @@
 
 It follows when a model loses its last replica, or when a request's replicas or server are lost
 twice. The whole request is decided again among its permitted models, within its budget and its
-space; vectors already made are discarded. There is one second try. A request that no other model
-can serve, or has room for, keeps waiting for the first. A request that fails in an engine is not
-decided again: its text could harm the next engine too.
+space. There is one second try. A request that no other model can serve, or has room for, keeps
+waiting for the first. One with `on_budget_miss: reject` that no model can answer in time any more
+is refused. A request that fails in an engine is not decided again: its text could harm the next
+engine too.
 """
 
 import asyncio
@@ -15,15 +16,17 @@ from typing import Any, TypeVar
 from deployments.dispatch.chunks import SENDER
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.service.plan import Plan
+from router.admission import RETRY_AFTER_S
 from router.config import Limits
-from router.domain import Load, OnMiss
-from router.errors import ModelUnavailable
+from router.domain import Load, OnMiss, Reason
+from router.errors import ModelUnavailable, RouterError
 from router.policy import decide
 
 T = TypeVar("T")
 Coming = tuple[int, int]  # interactive and bulk tokens that are coming to a model
 # whether a plan's model has room for its request, after the tokens that are coming there
 HasRoom = Callable[[Plan, Coming], bool]
+Refused = Callable[[Plan], RouterError]  # the error of a plan without a model
 
 
 class DecidedAgain(Exception):
@@ -55,8 +58,10 @@ class SecondTries:
         loads: Callable[[], Mapping[str, Load]],
         clock: Callable[[], float],
         has_room: HasRoom,
+        refused: Refused,
     ) -> None:
         self._loads, self._clock, self._has_room = loads, clock, has_room
+        self._refused = refused
         self._waiting: dict[str, set[_Waiting]] = {}
 
     def last_lost(self, model: str) -> None:
@@ -65,7 +70,11 @@ class SecondTries:
             asyncio.get_running_loop().call_soon(self._decide_waiting, model)
 
     async def first(self, plan: Plan, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of `work`. Raises DecidedAgain where another model must answer."""
+        """Return the result of `work`.
+
+        Raises DecidedAgain where another model must answer, and the error of the second decision
+        where it is to refuse the request.
+        """
         model = plan.decision.model
         if model is None or plan.tried is not None or len(plan.work) < 2:
             return await work
@@ -77,7 +86,7 @@ class SecondTries:
         except asyncio.CancelledError:
             if waiting.again is None or waiting.task.uncancel() > waiting.cancelled_before:
                 raise
-            raise DecidedAgain(waiting.again) from None
+            raise self._end(waiting.again) from None
         except ModelUnavailable as error:
             if not error.lost:
                 raise
@@ -85,9 +94,12 @@ class SecondTries:
             loads[model] = loads[model]._replace(ready_replicas=0, cold_start_s=None)
             if (again := self._decided(plan, loads, {})) is None:
                 raise
-            raise DecidedAgain(again) from None
+            raise self._end(again) from None
         finally:
             others.discard(waiting)
+
+    def _end(self, again: Plan) -> Exception:
+        return DecidedAgain(again) if again.decision.model else self._refused(again)
 
     def _decide_waiting(self, model: str) -> None:
         by_sender = {SENDER.get(): self._loads()}  # waits depend on the key that sends
@@ -104,25 +116,27 @@ class SecondTries:
             again = waiting.context.run(self._decided, waiting.plan, loads, coming)
             if again is None:
                 continue
-            other = again.decision.model
-            assert other is not None, "a second plan names a model"
-            tokens, (interactive, bulk) = again.work[other].tokens, coming.get(other, (0, 0))
-            if again.request.priority == "bulk":
-                coming[other] = interactive, bulk + tokens
-            else:
-                coming[other] = interactive + tokens, bulk
+            if (other := again.decision.model) is not None:
+                tokens, (interactive, bulk) = again.work[other].tokens, coming.get(other, (0, 0))
+                if again.request.priority == "bulk":
+                    coming[other] = interactive, bulk + tokens
+                else:
+                    coming[other] = interactive + tokens, bulk
             waiting.again = again
             waiting.task.cancel()
 
     def _decided(
         self, plan: Plan, loads: dict[str, Load], coming: Mapping[str, Coming]
     ) -> Plan | None:
-        """The plan with another model; None where no other can serve the request or has room."""
+        """The plan with another model, or without one where the request is to be refused.
+
+        None where no other model can serve it or has room.
+        """
         now = self._clock()
         decision_input = plan.decision_input._replace(unfit=plan.choice.unfit())
         decision = decide(plan.setting.policy, decision_input, plan.models, loads, now)
         first = plan.decision.model
-        if decision.model is None or decision.model == first:
+        if decision.model == first or decision.reason is Reason.NO_MODEL:
             return None
         again = plan._replace(
             decision=decision,
@@ -132,6 +146,10 @@ class SecondTries:
             tried=first,
             tried_s=now - plan.decided_s,
         )
+        if decision.model is None:
+            # a request with its whole budget can be in time, even if no model is idle sooner
+            retry_after_s = decision.retry_after_s or RETRY_AFTER_S
+            return again._replace(decision=decision._replace(retry_after_s=retry_after_s))
         if not self._has_room(again, coming.get(decision.model, (0, 0))):
             return None
         plan.choice.decided(decision.model)

@@ -25,10 +25,14 @@ class Turns:
 
     async def run(self, step: Callable[[], None]) -> None:
         """Run `step` in its turn, even if the caller leaves before that."""
+        await asyncio.shield(self.later(step))
+
+    def later(self, step: Callable[[], None]) -> asyncio.Task[None]:
+        """Run `step` in its turn, without waiting for it."""
         task = asyncio.create_task(self._run(step))
         self._steps.add(task)
         task.add_done_callback(self._steps.discard)
-        await asyncio.shield(task)
+        return task
 
     async def _run(self, step: Callable[[], None]) -> None:
         await self.next()

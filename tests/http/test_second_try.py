@@ -129,6 +129,29 @@ def test_a_server_that_cannot_be_reached_gives_its_requests_away_and_names_no_ad
     assert SECRET not in refused.text
 
 
+@pytest.mark.parametrize("fault", ["dying", "away"])
+def test_a_second_decision_that_finds_no_model_in_time_is_the_refusal_of_the_first(
+    fault: str,
+) -> None:
+    slow = model(quality={"default": 50}, curve={"fixed_s": 30.0})
+    args = {**ARGS, "models": {**ARGS["models"], "small": slow}}
+    body = {"model": "best", "latency_budget_ms": 5000}
+    with faulty(args) as (client, faults), ThreadPoolExecutor() as pool:
+        getattr(faults, fault).add("large")
+        asked = pool.submit(post, client, on_budget_miss="reject", **body)
+        wait_for(lambda: "large" in faults.sent, "the call")
+        faults.end.set()
+        refused = asked.result()
+        assert refused.status_code == 503, refused.text
+        assert refused.json()["error"]["code"] == "budget_unreachable"
+        assert "within 5000 ms at this load" in refused.json()["error"]["message"]
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.headers["x-routing-reason"] == "over_budget"
+        assert refused.headers.get("x-should-retry") != "false"  # the model may be back
+        assert "small" not in faults.sent
+        assert post(client, model="small").status_code == 200
+
+
 def test_a_text_that_an_engine_fails_on_is_sent_to_no_other_model(
     stage: tuple[httpx.Client, Faults],
 ) -> None:
@@ -232,7 +255,7 @@ def test_a_second_try_that_is_in_time_nowhere_is_refused_where_the_caller_wants_
         faults.away.add("large")
         refused = post(client, **body, on_budget_miss="reject")
         assert refused.status_code == 503
-        assert refused.json()["error"]["code"] == "model_unavailable"
+        assert refused.json()["error"]["code"] == "budget_unreachable"
         assert int(refused.headers["retry-after"]) >= 1
         assert set(faults.sent) == {"large"}
     with faulty(args) as (client, faults):

@@ -95,7 +95,8 @@ class Bench:
         self, first: int, *lengths: int, bulk: bool = False, deadline_s: float | None = None
     ) -> list[asyncio.Future[Rows]]:
         ids = [np.full(length, first + index, np.int32) for index, length in enumerate(lengths)]
-        return self.dispatcher.submit(ids, None, list(lengths), "document", deadline_s, bulk)
+        chunks = self.dispatcher.submit(ids, None, list(lengths), "document", deadline_s, bulk)
+        return [chunk.future for chunk in chunks]
 
     async def occupied(self, calls: int = 3) -> None:
         """Submit so many small texts that each take a call, as the one before should be nearly
@@ -338,9 +339,8 @@ async def test_a_reply_never_exceeds_the_message_limit() -> None:
         random.Random(1),
     )
     dispatcher.replicas_changed(["a"])
-    futures = dispatcher.submit(
-        [np.array([index], np.int32) for index in range(2048)], None, [1] * 2048, "document", None
-    )
+    ids = [np.array([index], np.int32) for index in range(2048)]
+    futures = [chunk.future for chunk in dispatcher.submit(ids, None, [1] * 2048, "document", None)]
     rows: list[Rows] = []
     while len(rows) < len(futures):
         await settle()
@@ -373,7 +373,7 @@ async def test_small_requests_that_share_a_call_keep_its_reply_below_the_message
     texts = [
         [np.array([100 * request + row], np.int32) for row in range(32)] for request in range(20)
     ]
-    futures = [dispatcher.submit(ids, None, [1] * 32, "document", None)[0] for ids in texts]
+    futures = [dispatcher.submit(ids, None, [1] * 32, "document", None)[0].future for ids in texts]
     await transport.answer_all()
     rows = [len(sent.call.lengths) for sent in transport.sent]
     assert max(rows) == most // 32 * 32  # as many as fit
@@ -495,9 +495,10 @@ async def test_texts_whose_callers_left_are_not_kept_while_no_replica_is_ready(
     ids = [np.full(900, number, np.int32) for number in range(1, 4)]
     kept = [weakref.ref(one) for one in ids]
     left = [
-        bench.dispatcher.submit([one], None, [len(one)], "document", None)[0] for one in ids[:2]
+        bench.dispatcher.submit([one], None, [len(one)], "document", None)[0].future
+        for one in ids[:2]
     ]
-    texts = bench.dispatcher.submit([ids[2]], None, [900], "document", None)
+    (last,) = bench.dispatcher.submit([ids[2]], None, [900], "document", None)
     del ids
     for future in left:
         future.cancel()
@@ -506,7 +507,7 @@ async def test_texts_whose_callers_left_are_not_kept_while_no_replica_is_ready(
     bench.dispatcher.replicas_changed(["a"])
     await settle()
     await bench.transport.answer_all()
-    assert firsts([await live, await texts[0]]) == [0, 3]
+    assert firsts([await live, await last.future]) == [0, 3]
 
 
 async def test_a_neighbour_s_texts_are_sent_although_another_caller_left_first(
@@ -656,7 +657,7 @@ async def test_texts_of_few_tokens_and_many_bytes_make_no_call_larger_than_a_mes
     bench: Bench, characters: int, count: int
 ) -> None:
     futures = [
-        bench.dispatcher.submit(None, [" " * characters], [4], "query", None)[0]
+        bench.dispatcher.submit(None, [" " * characters], [4], "query", None)[0].future
         for _ in range(count)
     ]
     await settle()

@@ -4,7 +4,7 @@ already waiting for.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from deployments.dispatch.wire import Failure
 from deployments.service.gather import Gatherer
 from deployments.service.prepare import Prepared
 from deployments.service.turns import LARGE_TEXTS, Turns
-from router.cache import VectorCache
+from router.cache import Entry, VectorCache
 from router.domain import Curve, Model
 from router.errors import ContextLengthExceeded, DeadlineExceeded, ModelUnavailable
 from router.feedback import Feedback
@@ -174,6 +174,86 @@ async def test_no_answer_in_time_is_an_error_that_says_so() -> None:
     await settle()
     assert bench.transport.sent[0].cancelled
     bench.ledger.assert_empty()
+
+
+MANY = range(1, 251)  # three chunks of a hundred at most
+
+
+@pytest.mark.parametrize("ends", ["left", "late", "failed", "lost"])
+async def test_what_was_made_is_kept_though_the_request_has_no_answer(
+    bench: Bench, ends: str
+) -> None:
+    task = bench.ask(*MANY, deadline_s=0.5 if ends == "late" else 60.0)
+    await settle()
+    whole = bench.transport.open[-1]
+    whole.answer({5: Failure("invalid", "a text")} if ends == "failed" else None)
+    await settle()
+    bench.transport.open[-1].answer()
+    await settle()
+    (last,) = bench.transport.open
+    if ends == "failed":
+        last.answer()
+    elif ends == "left":
+        task.cancel()
+    elif ends == "lost":
+        last.fail()
+        await settle()
+        bench.transport.open[0].fail()
+    (error,) = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(error, BaseException)
+    await settle()
+    missing = whole.firsts[5:6] if ends == "failed" else last.firsts
+    before = len(bench.sent)
+    again = bench.ask(*MANY)
+    await bench.transport.answer_all()
+    assert texts(await again) == list(MANY)
+    assert sorted(bench.sent[before:]) == sorted(missing)
+
+
+async def test_a_large_request_that_has_no_answer_is_kept_in_its_turn() -> None:
+    turns, numbers = HeldTurns(), range(1, LARGE_TEXTS + 2)
+    turns.allow(1)
+    bench = Bench(turns=turns)
+    task = bench.ask(*numbers)
+    await settle()
+    first = bench.transport.open[0]
+    first.answer()
+    await settle()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await settle()
+    assert (turns.asked.qsize(), len(bench.cache)) == (2, 0)
+    turns.allow(1)
+    await settle()
+    assert len(bench.cache) == len(first.firsts)
+    await bench.dispatcher.close()
+    await settle()
+    bench.ledger.assert_empty()
+
+
+class Everything:
+    """A shared cache that knows every text."""
+
+    async def get_many(self, model: str, digests: Sequence[bytes]) -> list[Entry | None]:
+        return [Entry(np.full(4, int(digest), np.float32), 10) for digest in digests]
+
+    def put_many(self, *parts: object) -> None:
+        raise AssertionError("nothing was made")
+
+
+async def test_texts_of_the_shared_cache_are_kept_in_their_turn() -> None:
+    turns, numbers = HeldTurns(), range(1, LARGE_TEXTS + 2)
+    bench = Bench()
+    bench.gatherer = Gatherer(bench.dispatcher, bench.cache, Everything(), turns)  # type: ignore[arg-type]
+    turns.allow(1)
+    task = bench.ask(*numbers)
+    await settle()
+    assert (turns.asked.qsize(), len(bench.cache)) == (2, 0)
+    turns.allow(1)
+    assert texts(await task) == list(numbers)
+    assert len(bench.cache) == len(numbers)
+    assert not bench.sent
+    await bench.dispatcher.close()
 
 
 async def test_without_a_cache_nothing_is_kept() -> None:
