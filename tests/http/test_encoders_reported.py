@@ -37,13 +37,13 @@ async def test_a_replay_of_queries_decides_between_the_same_encoders(tmp_path: P
     async with served(tmp_path, **SEVERAL) as (client, router):
         log = router.service.log = open_log(config.DecisionLog(path="log.jsonl"), str(tmp_path))
         kept = list[float]()
-        for body, gone in (({"latency_budget_ms": 100}, ()), ({}, ()), ({}, ("small", "large"))):
-            router.service.replicas_changed("small", [] if "small" in gone else ["small"])
-            router.service.replicas_changed("large", [] if "large" in gone else ["large"])
-            routing = (await embed(client, **QUERY, **body, input=f"text {len(kept)}"))["routing"]
+        for number, gone in enumerate(((), ("large",), ("small", "large"))):
+            for model in gone:
+                router.service.replicas_changed(model, [])
+            routing = (await embed(client, **QUERY, input=f"text {number}"))["routing"]
             kept.append(0.98 if routing["space"] == "small/32" else routing["expected_recall"] or 1)
         log.close()
-    assert sorted(kept) == [0.97, 0.98, 1]
+    assert kept == [1, 0.98, 0.97]
     told = CliRunner().invoke(replay, [str(tmp_path / "log.jsonl"), "--json"])
     assert told.exit_code == 0, told.output
     said = json.loads(told.output)
@@ -55,5 +55,5 @@ async def test_a_replay_of_queries_decides_between_the_same_encoders(tmp_path: P
         replay, [str(tmp_path / "log.jsonl"), "--policy", str(tmp_path / "policy.yaml"), "--json"]
     )
     said = json.loads(told.output)
-    assert ("large", "small") in {(one["from"], one["to"]) for one in said["moved"]}
+    assert "large" in {one["from"] for one in said["moved"]}
     assert said["after"]["expected_recall"] < said["before"]["expected_recall"]
