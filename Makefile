@@ -8,7 +8,11 @@ CONFIG ?= configs/local.yaml
 HOST ?=
 PORT ?=
 ARGS ?=
-WORKERS ?= 0
+
+# Folders whose tests start no service: two processes run them, and one process the rest.
+ALONE := tests/unit tests/properties tests/simulation tests/programs
+NAMED := $(filter tests tests/%,$(ARGS))
+WORKERS ?= $(if $(NAMED),$(if $(filter-out $(ALONE) $(ALONE:=/),$(NAMED)),0,2),0)
 
 # Programs that tests use, and Debian's packages of them.
 PROGRAMS := chromium redis-server prometheus promtool
@@ -49,10 +53,19 @@ system: ## install the programs that tests use, from Debian's packages, as root
 	fi
 
 # Workers must collect the same tests in the same order, so they hash alike.
-test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -m 'not models'" takes a minute
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(WORKERS) -m "not long" $(ARGS)
+PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not long"
 
-test-long: $(TOOLS) ## run the tests that take longest: those with several Ray nodes
+test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -m 'not models'" takes a minute
+ifeq ($(strip $(ARGS)),)
+	@failed=0; \
+	$(PYTEST) -n 2 $(ALONE) || failed=1; \
+	$(PYTEST) -n $(WORKERS) $(ALONE:%=--ignore=%) || failed=1; \
+	exit $$failed
+else
+	$(PYTEST) -n $(WORKERS) $(ARGS)
+endif
+
+test-long: $(TOOLS) ## run the longest tests: several Ray nodes, Qwen3 at its real widths
 	$(BIN)/python -m pytest -m long $(ARGS)
 
 check: $(TOOLS) ## lint, format, types and every config

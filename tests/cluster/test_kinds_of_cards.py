@@ -15,7 +15,7 @@ from tests.support.clusters import nodes
 from tests.support.launched import ROOT
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 H100S = {"num_cpus": 8, "num_gpus": 3, "resources": {"accelerator_type:H100": 1}}
 

@@ -130,7 +130,13 @@ def cluster(host: str) -> Iterator[Cluster]:
 
 
 @pytest.mark.usefixtures("running")
-@pytest.mark.parametrize("two", [TWO, SCALED], ids=["num_replicas", "autoscaling_config"])
+@pytest.mark.parametrize(
+    "two",
+    [
+        pytest.param(TWO, id="num_replicas"),
+        pytest.param(SCALED, id="autoscaling_config", marks=pytest.mark.long),
+    ],
+)
 def test_two_routers_keep_one_limit_and_keys_change_under_them(
     two: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

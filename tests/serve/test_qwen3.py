@@ -24,7 +24,7 @@ from tests.support.launched import Launched, launched
 from tests.support.qwen3_configs import tiny_config
 from tests.support.tiny_qwen3 import quick_dtype, write_checkpoints
 
-pytestmark = [pytest.mark.serve, pytest.mark.models]
+pytestmark = [pytest.mark.serve, pytest.mark.models, pytest.mark.long]
 
 WIDTHS = {"qwen3-embedding-0.6b": 1024, "qwen3-embedding-4b": 2560, "qwen3-embedding-8b": 4096}
 TEXTS = {

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -116,11 +117,13 @@ def named() -> Iterator[tuple[str, list[str]]]:
                     )
 
 
-COMMANDS = sorted({(where, tuple(command)) for where, command in named()})
+@cache
+def commands() -> list[tuple[str, tuple[str, ...]]]:
+    return sorted({(where, tuple(command)) for where, command in named()})
 
 
 def of(*programs: str) -> list[tuple[str, tuple[str, ...]]]:
-    return [one for one in COMMANDS if one[1][0] in programs]
+    return [one for one in commands() if one[1][0] in programs]
 
 
 def unknown_option(command: click.Command, words: list[str]) -> str | None:
@@ -144,7 +147,7 @@ def unknown_option(command: click.Command, words: list[str]) -> str | None:
 def test_there_are_commands_of_all_kinds() -> None:
     assert len(of("embedding-router")) > 20
     assert {"docs/deploy.md", "cluster.yaml", "Dockerfile", "README.md"} <= {
-        where for where, _ in COMMANDS
+        where for where, _ in commands()
     }
     for program in ("embedding-router", "serve", "ray", "python", "make", "hf", "pip", "docker"):
         assert of(program), program
@@ -190,7 +193,7 @@ def test_benchmarks_and_their_options_exist() -> None:
 
 def test_files_of_ours_that_commands_name_exist() -> None:
     checked = 0
-    for where, command in COMMANDS:
+    for where, command in commands():
         for word in command[1:] if command[0] != "python" else ():
             path = next((word.removeprefix(h) for h in HERE if word.startswith(h)), word)
             if path.partition("/")[0] not in OURS or FREE.search(path) or path.endswith(":"):

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 from deployments.tools import route_cli
 
+pytestmark = pytest.mark.usefixtures("kept_tokenizers")
+
 ROOT = Path(__file__).parents[2]
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -71,6 +73,7 @@ def test_every_verb_of_make_that_is_named_exists() -> None:
         assert set(named) <= verbs, path
 
 
+@pytest.mark.models
 @pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
 def test_the_texts_of_the_drawing_go_where_it_shows(page: str) -> None:
     (drawing,) = re.findall(

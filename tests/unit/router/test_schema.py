@@ -3,8 +3,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from router.config import Limits
 from router.domain import OnMiss, Tier
@@ -387,42 +385,6 @@ def test_the_published_shape_closes_the_object_and_has_every_form_of_input() -> 
     assert shape["required"] == ["input"]
     assert tuple(shape["properties"]) == FIELDS
     assert len(shape["properties"]["input"]["anyOf"]) == 4
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)
-
-
-def outcome(body: bytes) -> EmbeddingsRequest | RouterError:
-    try:
-        return parse(body, {}, LIMITS)
-    except RouterError as error:
-        return error
-
-
-@given(st.binary(max_size=200) | st.builds(lambda value: json.dumps(value).encode(), json_values))
-def test_no_body_raises_anything_but_a_router_error(body: bytes) -> None:
-    refused = outcome(body)
-    assert isinstance(refused, RouterError)
-    assert refused.status == 400
-
-
-@given(
-    st.fixed_dictionaries(
-        {"input": json_values}, optional={name: json_values for name in FIELDS if name != "input"}
-    )
-)
-def test_no_object_raises_anything_but_a_router_error(body: dict[str, Any]) -> None:
-    result = outcome(json.dumps(body).encode())
-    if isinstance(result, RouterError):
-        assert result.status == 400
-        assert result.param is None or result.param in FIELDS
-    else:
-        assert result.items >= 1
-        assert (result.texts is None) != (result.ids is None)
 
 
 def padded(body: dict[str, Any]) -> bytes:

@@ -23,6 +23,8 @@ from router.tokenizer import Tokens
 from tests.support.counted_tokenizer import Counted
 from tests.support.local_service import FAKE
 
+pytestmark = pytest.mark.usefixtures("kept_tokenizers")
+
 FAKE_RERANKER = {
     "engine": {"kind": "fake"},
     "tokenizer": FAKE["tokenizer"],

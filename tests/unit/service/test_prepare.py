@@ -12,6 +12,8 @@ from router.strict import parse_args
 from tests.support.counted_tokenizer import Counted
 from tests.support.local_service import E5, FAKE, WORDLLAMA
 
+pytestmark = pytest.mark.usefixtures("kept_tokenizers")
+
 PROMPTS = {"query": "Instruct: {instruction}\nQuery:{text}", "instruction": "find it"}
 
 

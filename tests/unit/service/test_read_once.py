@@ -18,6 +18,8 @@ from tests.support.counted_tokenizer import Counted
 from tests.support.hand_transport import HandTransport, settle
 from tests.support.local_service import FAKE, WORDLLAMA
 
+pytestmark = pytest.mark.usefixtures("kept_tokenizers")
+
 TEXT, OTHER = "wo ist der Bahnhof von Heidelberg", "wer hat den Hund gesehen"
 ARGS: dict[str, Any] = {
     "models": {

@@ -20,6 +20,8 @@ from router.features import extract
 from router.strict import parse_args
 from tests.support.local_service import FAKE, WORDLLAMA
 
+pytestmark = pytest.mark.usefixtures("kept_tokenizers")
+
 PROMPTS = {"query": "Instruct: {instruction}\nQuery:{text}", "instruction": "find it"}
 MODELS = {
     "a": FAKE,

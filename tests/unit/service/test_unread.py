@@ -13,6 +13,8 @@ from deployments.tools.route_cli import _decide
 from router.config import RouterArgs
 from router.tokenizer import load
 
+pytestmark = pytest.mark.usefixtures("kept_tokenizers")
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

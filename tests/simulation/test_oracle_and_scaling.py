@@ -9,7 +9,7 @@ from router.sim.baselines import CHOOSERS
 from router.sim.build import Way, World, arrivals, mean_rate, run
 from router.sim.oracle import Bound, fluid_bound, least_device_seconds
 
-SCENARIOS = Path(__file__).resolve().parents[4] / "configs" / "scenarios"
+SCENARIOS = Path(__file__).resolve().parents[2] / "configs" / "scenarios"
 
 
 def at(load: float, requests: int = 1500) -> World:

@@ -18,7 +18,9 @@ from router.models import build_models, build_policy
 from router.policy import decide
 from router.sim.build import logged, mean_rate, run
 
-ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.usefixtures("kept_tokenizers")
+
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "qwen3.yaml"
 LOG = ROOT / "tests" / "data" / "promised" / "decisions.jsonl"
 SCENARIOS = sorted(

@@ -64,9 +64,9 @@ def simulation(
     return Simulation(setup, poisson(Rate([(0.0, rate)]), seconds, shapes, Random(seed)), seconds)
 
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[2]
 SAME = """
-from tests.unit.router.sim.test_truth import Fault, Noise, QUERY, args_of, simulation
+from tests.simulation.test_truth import Fault, Noise, QUERY, args_of, simulation
 faults = (Fault(0.5, "large", 3, restart_s=0.3), Fault(1.0, "small", 2, factor=40.0, seconds=0.5))
 kind = QUERY._replace(tokens=(20, 900), budgets_s={0.05: 1.0, None: 1.0})
 run = simulation(args_of(), 900.0, 2.0, kind, faults=faults, routers=3, noise=Noise(0.1, 0.01, 0.1),

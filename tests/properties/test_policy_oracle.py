@@ -19,7 +19,7 @@ from router.policy import decide
 from router.rules import Floor, Policy
 from tests.support import decision_oracle
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("a", "b", "c", "d")
 ticks = st.integers(0, 2048).map(lambda count: count / 1024)
 subsets = st.none() | st.frozensets(st.sampled_from(NAMES), min_size=1)
