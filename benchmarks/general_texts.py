@@ -11,10 +11,12 @@ own:
 - docstrings and descriptions of the Python packages installed here under MIT, BSD, ISC or Apache
   licences.
 
-The order is shuffled with a fixed seed, so the first N lines are a sample.
+The order looks random and depends on each text alone, so the first N lines are a sample, and a
+package more or less changes none of the others' texts.
 """
 
 import ast
+import hashlib
 import random
 import re
 from collections import Counter
@@ -149,20 +151,23 @@ def collect() -> Iterator[Line]:
     yield from packages()
 
 
-def shuffled(lines: Iterable[Line], letters: int) -> list[Line]:
-    """The lines in a random order, each text once, and no source with more than its share."""
+def shuffled(
+    lines: Iterable[Line], letters: int, most_of_a_source: int = MOST_OF_A_SOURCE
+) -> list[Line]:
+    """The lines in the order of their digests, each text once, and no source with more than its
+    share.
+    """
     found = {line.text: line for line in lines if FEWEST_LETTERS <= len(line.text) <= letters}
-    rng = random.Random(SEED)
-    by_source: dict[str, list[Line]] = {}
-    for text in sorted(found):
-        by_source.setdefault(found[text].source, []).append(found[text])
-    kept = [
-        line
-        for some in by_source.values()
-        for line in rng.sample(some, min(len(some), MOST_OF_A_SOURCE))
-    ]
-    rng.shuffle(kept)
+    counts, kept = Counter[str](), list[Line]()
+    for line in sorted(found.values(), key=_digest):
+        counts[line.source] += 1
+        if counts[line.source] <= most_of_a_source:
+            kept.append(line)
     return kept
+
+
+def _digest(line: Line) -> bytes:
+    return hashlib.blake2b(line.text.encode("utf-8", "replace"), digest_size=16).digest()
 
 
 @click.command()

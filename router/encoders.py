@@ -15,7 +15,7 @@ one is measured too. An encoder's expected recall is the product of both shares.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from router.adapters import Adapter
@@ -29,7 +29,7 @@ Kind = Literal["native", "same", "adapter", "student"]
 Sides = Literal["queries", "both"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Encoder:
     """One model that makes vectors of one space."""
 
@@ -49,7 +49,7 @@ class Encoder:
         """Whether it is the space's own model."""
         return self.kind == "native"
 
-    @property
+    @cached_property
     def proofs(self) -> tuple[Proof, ...]:
         """The measurements that its expected recall is made of."""
         return tuple(proof for proof in (self.proof, self.space_proof) if proof is not None)
@@ -67,7 +67,7 @@ class Encoder:
             kept *= proof.kept(self.documents, language).recall
         return min(1.0, kept)
 
-    @property
+    @cached_property
     def measured_for(self) -> tuple[str, ...]:
         """The languages with a figure of their own, in every proof."""
         languages = [set(proof.by_language(self.documents)) for proof in self.proofs]

@@ -11,6 +11,7 @@ a search with it keeps (router/proof.py), and the licences of the texts that it 
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -92,8 +93,8 @@ class Student:
             known = self._known(ids)
             if not known.size:
                 continue
-            row = self.factors[known] @ self.rows[known].astype(np.float32)
-            made[place] = row / (float(np.sqrt(row @ row)) or 1.0)
+            row = self.factors.take(known) @ self.rows.take(known, axis=0).astype(np.float32)
+            np.divide(row, math.sqrt(row @ row) or 1.0, out=made[place])
         return made
 
     def _ids(self, text: str) -> Rows:
@@ -102,7 +103,9 @@ class Student:
     @staticmethod
     def _known(ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
         read = ids[:MOST_TOKENS]
-        known: npt.NDArray[np.integer[Any]] = read[read != UNKNOWN]
+        known: npt.NDArray[np.integer[Any]] = (
+            read if np.count_nonzero(read) == len(read) else read[read != UNKNOWN]
+        )
         return known
 
 

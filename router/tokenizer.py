@@ -167,7 +167,7 @@ class _FileTokenizer:
     ) -> list[float] | None:
         if self._unknown is None or tokens.ids is None:
             return None
-        unknown = [int(np.count_nonzero(row == self._unknown)) for row in tokens.ids]
+        unknown = [row.tolist().count(self._unknown) for row in tokens.ids]
         if not any(unknown):
             return None
         frame = self([before + after], "").counts[0]  # special tokens and prompt

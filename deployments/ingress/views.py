@@ -286,6 +286,7 @@ def _kept(encoder: Encoder) -> dict[str, Any]:
         "expected_recall": encoder.expected_recall(),
         "recall_kept_fitted": proof and proof.fitted.recall,
         "recall_kept_unseen": proof and proof.unseen.recall,
+        "ndcg_kept_fitted": proof and proof.fitted.ndcg,
         "ndcg_kept_unseen": proof and proof.unseen.ndcg,
         "judged_by": proof and proof.judged_by,
         "by_language": {}

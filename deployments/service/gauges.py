@@ -42,12 +42,17 @@ def sample(tally: Tally, service: Service) -> None:
     for name, running in service.planner.running.items():
         if (average := running.average) is not None:
             tally.set(metrics.COLLECTION_RECALL, (name,), average)
+    for name, collection in service.catalogue.collections.items():
+        if len(collection.encoders) > 1:
+            for one in collection.encoders:
+                encoder = (name, one.model, str(one.space), one.kind, one.sides)
+                tally.set(metrics.ENCODER_RECALL, encoder, one.expected_recall())
     tally.set(metrics.CACHE_HITS, (), cache.hits)
     tally.set(metrics.CACHE_MISSES, (), cache.misses)
     tally.set(metrics.CACHE_EVICTIONS, (), cache.evictions)
     shared = Counters() if service.shared is None else service.shared.counters
-    for one in fields(shared):
-        tally.set(metrics.SHARED_CACHE, (one.name,), getattr(shared, one.name))
+    for counter in fields(shared):
+        tally.set(metrics.SHARED_CACHE, (counter.name,), getattr(shared, counter.name))
     log = service.log
     tally.set(metrics.DECISION_LOG_FAILURES, (), 0 if log is None else log.failures)
     tally.set(metrics.DECISION_LOG_LOST, (), 0 if log is None else log.lost)

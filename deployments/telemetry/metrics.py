@@ -92,6 +92,11 @@ COLLECTION_RECALL = _gauge(
     ("collection",),
     "Share of the best search's recall that the collection's last queries keep, as measured.",
 )
+ENCODER_RECALL = _gauge(
+    "encoder_recall",
+    ("collection", "model", "space", "encoder", "sides"),
+    "The same share for each encoder that a collection with several names, over all its languages.",
+)
 TRUNCATED = _counter(
     "truncated_texts", MODEL, "Texts that were cut because the request asked for it."
 )
@@ -214,7 +219,8 @@ IDENTITY = _counter(
 
 OF_ROUTER: tuple[Metric, ...] = (
     REQUESTS, TEXTS, TOKENS, BUDGETS, PREDICTIONS, PINNED, ADAPTED, ENCODED, TRUNCATED,
-    RATE_LIMITED, COLLECTION_RECALL, KEY_REQUESTS, KEY_TOKENS, KEY_DEVICE_SECONDS,
+    RATE_LIMITED, COLLECTION_RECALL, ENCODER_RECALL,
+    KEY_REQUESTS, KEY_TOKENS, KEY_DEVICE_SECONDS,
     LATENCY, PREDICTED, RATIO, QUEUE,
     INFERENCE, CALLS, RETRIES, DROPPED, CANCELLED, COLD_STARTS, COALESCED,
     DECISION_LOG_FAILURES, DECISION_LOG_LOST, CACHE_HITS,

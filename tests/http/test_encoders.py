@@ -300,7 +300,10 @@ async def test_what_may_make_a_space_s_vectors_is_shown(tmp_path: Path) -> None:
             ("small", "adapter", "queries"),
             ("tiny", "student", "queries"),
         ]
-        assert docs["encoders"][2]["expected_recall"] == 0.97
+        tiny = docs["encoders"][2]
+        assert (tiny["expected_recall"], tiny["recall_kept_unseen"]) == (0.97, 0.97)
+        assert tiny["recall_kept_fitted"] == pytest.approx(0.98)
+        assert (tiny["ndcg_kept_fitted"], tiny["ndcg_kept_unseen"]) == (0.97, 0.97)
         assert (docs["min_recall"], docs["recall"], docs["spaces"]) == (0.95, None, [SPACE])
         row = next(one for one in shown["data"] if one["model"] == "tiny")
         assert (row["tier"], row["space"], row["replicas_ready"]) == (None, SPACE, 1)

@@ -1,0 +1,59 @@
+"""What metrics and replays say about the encoders of a collection of several spaces."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from deployments.service.decision_log import open_log
+from deployments.service.gauges import sample
+from deployments.telemetry import metrics
+from deployments.telemetry.metrics import Tally
+from deployments.tools.replay_cli import main as replay
+from router import config
+from tests.http.test_encoders import ARGS, QUERY, SEVERAL, SPACE, away, embed, served
+
+
+async def test_metrics_say_what_each_encoder_and_the_last_queries_keep(tmp_path: Path) -> None:
+    async with served(tmp_path, **SEVERAL) as (client, router):
+        await embed(client, **QUERY)
+        away(router)
+        await embed(client, **QUERY)
+        tally = Tally(metrics.OF_ROUTER)
+        sample(tally, router.service)
+        assert tally.values[metrics.ENCODER_RECALL] == {
+            ("docs", "small", "small/32", "native", "both"): 0.98,
+            ("docs", "large", SPACE, "native", "both"): 1.0,
+            ("docs", "tiny", SPACE, "student", "queries"): 0.97,
+        }
+        (average,) = tally.values[metrics.COLLECTION_RECALL].values()
+        assert average == router.service.planner.running["docs"].average
+        assert 0.97 < average < 1.0
+
+
+async def test_a_replay_of_queries_decides_between_the_same_encoders(tmp_path: Path) -> None:
+    async with served(tmp_path, **SEVERAL) as (client, router):
+        log = router.service.log = open_log(config.DecisionLog(path="log.jsonl"), str(tmp_path))
+        kept = list[float]()
+        for number, gone in enumerate(((), ("large",), ("small", "large"))):
+            for model in gone:
+                router.service.replicas_changed(model, [])
+            routing = (await embed(client, **QUERY, input=f"text {number}"))["routing"]
+            kept.append(0.98 if routing["space"] == "small/32" else routing["expected_recall"] or 1)
+        log.close()
+    assert kept == [1, 0.98, 0.97]
+    told = CliRunner().invoke(replay, [str(tmp_path / "log.jsonl"), "--json"])
+    assert told.exit_code == 0, told.output
+    said = json.loads(told.output)
+    assert said["changed"] == 0
+    assert said["before"]["expected_recall"] == pytest.approx(sum(kept) / 3)
+    without = {"tiers": ARGS["tiers"], "routing": {"default_budget_ms": 100}}
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(without))
+    told = CliRunner().invoke(
+        replay, [str(tmp_path / "log.jsonl"), "--policy", str(tmp_path / "policy.yaml"), "--json"]
+    )
+    said = json.loads(told.output)
+    assert "large" in {one["from"] for one in said["moved"]}
+    assert said["after"]["expected_recall"] < said["before"]["expected_recall"]
