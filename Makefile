@@ -65,7 +65,7 @@ else
 	$(PYTEST) -n $(WORKERS) $(ARGS)
 endif
 
-test-long: $(TOOLS) ## run the longest tests: several Ray nodes, Qwen3 at its real widths
+test-long: $(TOOLS) ## run the longest tests: several Ray nodes, Qwen3, whole programs
 	$(BIN)/python -m pytest -m long $(ARGS)
 
 check: $(TOOLS) ## lint, format, types and every config

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import psutil
+import pytest
 from openai import APIConnectionError, OpenAI
 from openai.types import Batch
 
@@ -139,6 +140,7 @@ class Routers:
         ]
 
 
+@pytest.mark.long
 def test_the_benchmark_of_batches_kills_the_router_that_runs_one(tmp_path: Path) -> None:
     sections = {**args(tmp_path), "tiers": {"fast": "large"}}
     slower = {**SLOW, "base_s": 0.1}

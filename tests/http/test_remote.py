@@ -218,6 +218,7 @@ def vllm_serve(port: int) -> Iterator[str]:
 
 @pytest.mark.vllm
 @pytest.mark.models
+@pytest.mark.long
 def test_the_shipped_config_serves_from_a_real_server(tmp_path: Path) -> None:
     shipped = yaml.safe_load((ROOT / "configs" / "remote.yaml").read_text())
     own = {**shipped["applications"][0]["args"], "base_dir": str(ROOT)}

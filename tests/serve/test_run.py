@@ -358,6 +358,7 @@ def test_a_section_of_ours_alone_is_no_config_and_says_where_it_belongs(tmp_path
 
 
 @pytest.mark.serve
+@pytest.mark.long
 def test_a_service_whose_ray_dies_starts_again_and_says_why(start: Start) -> None:
     instance = start({"word": "again"}, free_port())
     instance.wait_for("ready on")

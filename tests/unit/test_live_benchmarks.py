@@ -125,6 +125,7 @@ def test_least_outstanding_counts_what_it_sent_and_what_came_back() -> None:
     assert way.options(SHORT, 1.0) == first
 
 
+@pytest.mark.models
 async def test_a_qwen3_shape_is_measured_from_its_shortest_text_to_a_full_call() -> None:
     shape = Shape(
         layers=1, hidden=64, intermediate=64, heads=2, vocabulary=100, key_value_heads=1, head=32

@@ -115,6 +115,7 @@ async def proving(
     return identity
 
 
+@pytest.mark.models
 async def test_the_checkpoint_of_the_card_is_accepted_again_and_again(
     folders: dict[int, Path], published: Any
 ) -> None:
@@ -125,6 +126,7 @@ async def test_the_checkpoint_of_the_card_is_accepted_again_and_again(
     assert (identity.passed, identity.failed) == (2, 0)
 
 
+@pytest.mark.models
 async def test_another_seed_is_refused_by_the_cards_numbers(
     folders: dict[int, Path], published: Any
 ) -> None:
@@ -139,6 +141,7 @@ async def test_another_seed_is_refused_by_the_cards_numbers(
     assert identity.failed == 1
 
 
+@pytest.mark.models
 async def test_another_pooling_is_refused_by_name_and_without_it_by_the_numbers(
     folders: dict[int, Path], published: Any
 ) -> None:
@@ -153,6 +156,7 @@ async def test_another_pooling_is_refused_by_name_and_without_it_by_the_numbers(
             await identity.prove()
 
 
+@pytest.mark.models
 async def test_a_missing_prompt_is_refused_before_anything_starts_and_by_the_numbers(
     folders: dict[int, Path], published: Any
 ) -> None:
@@ -166,6 +170,7 @@ async def test_a_missing_prompt_is_refused_before_anything_starts_and_by_the_num
         await identity.prove()
 
 
+@pytest.mark.models
 async def test_an_instruction_of_ones_own_is_no_other_prompt(
     folders: dict[int, Path], published: Any
 ) -> None:
@@ -175,6 +180,7 @@ async def test_an_instruction_of_ones_own_is_no_other_prompt(
     await (await proving(config)).prove()
 
 
+@pytest.mark.models
 async def test_later_replicas_must_make_the_vectors_of_the_first(
     folders: dict[int, Path], published: Any
 ) -> None:
@@ -194,6 +200,7 @@ async def test_later_replicas_must_make_the_vectors_of_the_first(
         await identity.prove()
 
 
+@pytest.mark.models
 def test_the_router_knows_a_card_by_its_digest(folders: dict[int, Path], published: Any) -> None:
     args = parse_args(
         {
