@@ -102,7 +102,7 @@ def row(point: Point, rounds: dict[str, list[Measured]]) -> dict[str, Any]:
                 for one, other in zip(seen, base, strict=True)
                 if other.per_s
             ]
-        else:  # not by turns
+        else:  # not measured alternately
             usual = statistics.median(one.per_s for one in base) if base else 0.0
             ratios = [one.per_s / usual for one in seen if usual]
         answer["servers"][name] = {

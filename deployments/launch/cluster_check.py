@@ -22,8 +22,8 @@ def cluster_problems(data: Mapping[str, Any]) -> Iterator[str]:
     for name, node in types.items() if isinstance(types, Mapping) else ():
         if not (isinstance(node, Mapping) and node.get("resources")):
             yield (
-                f"available_node_types.{name}.resources: state them, accelerator_type:... too; "
-                "else ray up asks the cloud"
+                f"available_node_types.{name}.resources: write them, accelerator_type:... too; "
+                "otherwise ray up asks the cloud"
             )
         if isinstance(node, Mapping) and _on_aws(data):
             yield from _image(node, f"available_node_types.{name}.node_config")

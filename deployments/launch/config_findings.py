@@ -28,7 +28,7 @@ def config_findings(machine: Machine, path: Path) -> Iterator[Finding]:
 
     report = serve_config.examine(path)
     for problem in report.problems:
-        yield Finding("config", "fail", problem, f"mend {path}")
+        yield Finding("config", "fail", problem, f"fix {path}")
     try:
         args, serve = serve_config.application(path)
     except ConfigError:
