@@ -9,7 +9,7 @@ from importlib import metadata
 
 from deployments.launch.environment import MAXCONN, connections_with, files_for
 from deployments.launch.machine import GIB, Finding, Machine, answers, taken
-from deployments.serve_internals import haproxy_binary
+from deployments.serve_internals import CURRENT_CLUSTER, haproxy_binary
 
 OPEN_FILES = 8192  # Ray itself asks for 65,536 and warns below that
 SHM_BYTES = 2 * GIB
@@ -204,7 +204,7 @@ def _ray(machine: Machine) -> Iterator[Finding]:
             mode,
             "" if known else "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH",
         )
-    trap = machine.temp / "ray" / "ray_current_cluster"
+    trap = machine.temp / "ray" / CURRENT_CLUSTER
     address = trap.read_text().strip() if trap.is_file() else ""
     if address and not answers(address):
         todo = f"rm {trap}: `serve run` waits for it"
