@@ -52,7 +52,7 @@ DISCONNECT_DISABLED_HEADER = "x-request-disconnect-disabled"
 VITAL_PROCESSES = frozenset({"gcs_server", "raylet"})
 
 # The log in a session's folder in which Ray's node says why it ended.
-RAYLET_LOG, RAYLET_ENDS = "raylet.out", r"[Rr]aylet exits .*"
+RAYLET_LOG, RAYLET_ENDS = "raylet.out", r"[Rr]aylet exited .*"
 
 # The file in Ray's folder that names the running cluster; `serve run` joins that.
 CURRENT_CLUSTER = "ray_current_cluster"
