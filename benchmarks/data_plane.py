@@ -5,9 +5,9 @@ Peers take part where they are installed: ray.serve.llm in this environment, Lit
 of its own (--litellm).
 
 Every server is started once and they take turns, point by point and round by round, so that a noisy
-machine is noisy for all. A ratio is the median over rounds of this round's server to this round's
-`vllm serve`. Three models twice do not fit a small machine: there ours, ray.serve.llm and ours once
-more run one after the other, and the ratio is of medians.
+machine is noisy for all. A ratio, of requests/s or of processor time, is the median over rounds of
+this round's server to this round's `vllm serve`. Three models twice do not fit a small machine:
+there ours, ray.serve.llm and ours once more run one after the other, and the ratio is of medians.
 
 The model is Qwen3's architecture with random weights and one small block: on a CPU a short text
 then costs about as much as the real model's on a GPU, so what is measured is what stands around it.
@@ -18,7 +18,7 @@ installed, else one of ours.
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ import click
 
 from benchmarks import load, servers
 from benchmarks.load import Load, Shape
-from benchmarks.marks import Row, to_file, write
+from benchmarks.marks import Row, at_least, at_most, to_file, verdict, write
 from benchmarks.servers import ONE, NotReady, Server, kept
 
 BARE, EVERY_CORE, OURS, LITELLM, RAY_LLM = (
@@ -45,25 +45,29 @@ WARM_S = 1.0
 
 @dataclass(frozen=True)
 class Point:
-    """One row of the table."""
+    """One row of the table, and the goals that ours has there."""
 
     shape: Shape
     connections: int
     base: str = BARE  # that ratios are taken to
+    requests: float | None = None  # at least so many times the base's
+    cpu: float | None = None  # processor time of a request, at most so many times the base's
 
 
 POINTS = {
-    "short c=1": Point(SHORT, 1),
-    "short c=8": Point(SHORT, 8),
-    "short c=32": Point(SHORT, 32),
-    "batch c=8": Point(BATCH, 8, EVERY_CORE),
-    "batch float c=8": Point(replace(BATCH, encoding_format="float"), 8, EVERY_CORE),
-    "long c=8": Point(Shape((ONE,), 1, 2000), 8, EVERY_CORE),
-    "repeated c=32": Point(replace(SHORT, repeats=1.0), 32),
+    "short c=1": Point(SHORT, 1, requests=1.5),
+    "short c=8": Point(SHORT, 8, requests=2.2),
+    "short c=32": Point(SHORT, 32, requests=3.0, cpu=0.35),
+    "batch c=8": Point(BATCH, 8, EVERY_CORE, requests=1.3),
+    "batch float c=8": Point(replace(BATCH, encoding_format="float"), 8, EVERY_CORE, requests=1.5),
+    "long c=8": Point(Shape((ONE,), 1, 2000), 8, EVERY_CORE, requests=1.2),
+    "repeated c=32": Point(replace(SHORT, repeats=1.0), 32, requests=8.0),
     "Zipf 0 % repeats c=32": Point(SHORT, 32),
     "Zipf 50 % repeats c=32": Point(replace(SHORT, repeats=0.5), 32),
     "Zipf 90 % repeats c=32": Point(replace(SHORT, repeats=0.9), 32),
-    "three models short c=32": Point(replace(SHORT, models=tuple(servers.WIDTHS)), 32, RAY_LLM),
+    "three models short c=32": Point(
+        replace(SHORT, models=tuple(servers.WIDTHS)), 32, RAY_LLM, requests=5.0
+    ),
 }
 
 
@@ -92,23 +96,17 @@ def measure(server: Server, point: Point, seconds: float, seed: int, word_file: 
 
 
 def row(point: Point, rounds: dict[str, list[Measured]]) -> dict[str, Any]:
-    """Medians over rounds by server, and ratios to the point's base."""
-    answer: dict[str, Any] = {"ratio": None, "base": point.base, "servers": {}}
+    """Medians over rounds by server, ratios to the point's base, and whether ours meets its
+    goals.
+    """
     base = rounds.get(point.base, [])
+    found: dict[str, Any] = {}
     for name, seen in rounds.items():
-        if len(seen) == len(base):
-            ratios = [
-                one.per_s / other.per_s
-                for one, other in zip(seen, base, strict=True)
-                if other.per_s
-            ]
-        else:  # not by turns
-            usual = statistics.median(one.per_s for one in base) if base else 0.0
-            ratios = [one.per_s / usual for one in seen if usual]
-        answer["servers"][name] = {
+        found[name] = {
             "requests_per_s": round(statistics.median(one.per_s for one in seen), 1),
-            "ratio": round(statistics.median(ratios), 3) if ratios else None,
+            "ratio": _ratio([one.per_s for one in seen], [one.per_s for one in base]),
             "cpu_ms": round(statistics.median(one.cpu_ms for one in seen), 3),
+            "cpu_ratio": _ratio([one.cpu_ms for one in seen], [one.cpu_ms for one in base]),
             **{
                 key: round(statistics.median(asdict(one.load)[key] for one in seen), 2)
                 for key in ("p50_ms", "p95_ms", "p99_ms")
@@ -116,35 +114,72 @@ def row(point: Point, rounds: dict[str, list[Measured]]) -> dict[str, Any]:
             "memory_bytes": max(one.memory_bytes for one in seen),
             "failures": sum(one.load.failures for one in seen),
         }
-    answer["ratio"] = answer["servers"].get(OURS, {}).get("ratio")
-    return answer
+    ours = found.get(OURS, {})
+    requests, cpu = ours.get("ratio"), ours.get("cpu_ratio")
+    return {
+        "ratio": requests,
+        "mark": point.requests,
+        "met": None if requests is None else at_least("", requests, point.requests).met,
+        "cpu_ratio": cpu,
+        "cpu_mark": point.cpu,
+        "cpu_met": None if cpu is None else at_most("", cpu, point.cpu).met,
+        "base": point.base,
+        "servers": found,
+    }
+
+
+def _ratio(seen: Sequence[float], base: Sequence[float]) -> float | None:
+    """The median over rounds of a figure to the base's in the same round, or to its median where
+    they did not take turns.
+    """
+    if len(seen) != len(base):
+        base = [statistics.median(base) if base else 0.0] * len(seen)
+    ratios = [one / other for one, other in zip(seen, base, strict=True) if other]
+    return round(statistics.median(ratios), 3) if ratios else None
+
+
+def judged(rows: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """For JSON, two rows for each point: its requests with all that was measured, and its
+    processor time.
+    """
+    for name, found in rows.items():
+        yield Row(name, found["ratio"], found["mark"], found["met"])._asdict() | found
+        yield Row(f"{name}: CPU", found["cpu_ratio"], found["cpu_mark"], found["cpu_met"])._asdict()
+
+
+HEAD = (
+    "point",
+    "server",
+    "requests/s",
+    "ratio",
+    "goal",
+    "CPU ms",
+    "CPU ratio",
+    "goal",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+    "MiB",
+    "failed",
+)
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """The rows as text."""
-    head = (
-        "point",
-        "server",
-        "requests/s",
-        "ratio",
-        "CPU ms",
-        "p50 ms",
-        "p95 ms",
-        "p99 ms",
-        "MiB",
-        "failed",
-    )
-    lines = [head]
+    lines = [HEAD]
     for point, found in rows.items():
         for name, one in found["servers"].items():
-            ratio = "" if one["ratio"] is None else f"{one['ratio']:.2f}"
+            ours = name == OURS
             lines.append(
                 (
                     point,
                     name,
                     f"{one['requests_per_s']:.1f}",
-                    ratio,
+                    "" if one["ratio"] is None else f"{one['ratio']:.2f}",
+                    _goal(">=", found["mark"], found["met"]) if ours else "",
                     f"{one['cpu_ms']:.2f}",
+                    "" if one["cpu_ratio"] is None else f"{one['cpu_ratio']:.2f}",
+                    _goal("<=", found["cpu_mark"], found["cpu_met"]) if ours else "",
                     f"{one['p50_ms']:.1f}",
                     f"{one['p95_ms']:.1f}",
                     f"{one['p99_ms']:.1f}",
@@ -153,7 +188,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
                 )
             )
             point = ""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if column < 2 else cell.rjust(width)
@@ -161,6 +196,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         )
         for line in lines
     )
+
+
+def _goal(sign: str, mark: float | None, met: bool | None) -> str:
+    return "" if mark is None else f"{sign} {mark:g} {verdict(met)}".rstrip()
 
 
 @click.command()
@@ -240,9 +279,7 @@ def main(
                                 err=True,
                             )
             rows |= {name: row(POINTS[name], seen[name]) for name in names}
-            write(
-                (Row(name, found["ratio"])._asdict() | found for name, found in rows.items()), file
-            )
+            write(judged(rows), file)
     click.echo(table(rows))
     if plot is not None:
         from benchmarks.plot import draw

@@ -52,7 +52,8 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Draw what `make bench ARGS="--json FILE"` wrote."""
     source, target = map(Path, sys.argv[1:])
-    draw({row["name"]: row for row in json.loads(source.read_text())["rows"]}, target)
+    rows = json.loads(source.read_text())["rows"]
+    draw({row["name"]: row for row in rows if "servers" in row}, target)
 
 
 if __name__ == "__main__":

@@ -88,8 +88,8 @@ def attention(counts: Iterable[int], span: int | None) -> int:
     For each text it is its tokens squared, or its tokens times min(tokens, `span`).
     """
     if span is None:
-        return sum(count * count for count in counts)
-    return sum(count * min(count, span) for count in counts)
+        return sum([count * count for count in counts])
+    return sum([count * min(count, span) for count in counts])
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,13 +46,16 @@ class Sums(NamedTuple):
 
     def plus(self, other: "Sums") -> "Sums":
         """The sum of both."""
-        costs = [one for one in (self.cost, other.cost) if one is not None]
+        if self.cost is None or other.cost is None:
+            cost = other.cost if self.cost is None else self.cost
+        else:
+            cost = self.cost + other.cost
         return Sums(
             self.requests + other.requests,
             self.texts + other.texts,
             self.tokens + other.tokens,
             self.device_s + other.device_s,
-            sum(costs) if costs else None,
+            cost,
         )
 
 
@@ -87,7 +90,9 @@ def add(slots: Slots, now: float, use: Use, device_hour_cost: float | None) -> N
     """Count one request that was answered."""
     cost = None if device_hour_cost is None else use.device_s / HOUR_S * device_hour_cost
     own = Sums(1, use.texts, use.tokens, use.device_s, cost)
-    merge(slots, [(Slot(int(now), 1, use.key, use.model, use.collection), own)])
+    slot = Slot(int(now), 1, use.key, use.model, use.collection)
+    before = slots.get(slot)
+    slots[slot] = own if before is None else before.plus(own)
 
 
 def merge(slots: Slots, more: Iterable[tuple[Slot, Sums]]) -> None:

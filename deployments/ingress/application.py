@@ -182,7 +182,9 @@ class Application:
             given[ignoring.HEADER] = ignoring.header(http_request.ignored)
         if http_request.alone:
             given["x-request-id"] = http_request.id
-        return answer._replace(headers=given)
+        return HttpAnswer(
+            answer.status, answer.body, answer.content_type, given, answer.held, answer.stream
+        )
 
     def refused(self, error: RouterError, path: str) -> None:
         """Count an inference request that never reached the service, and a limit that was used
@@ -201,8 +203,10 @@ class Application:
         routes = TABLE.find(path)
         if not routes:
             raise NotFound(f"{http_request.address or ''}{path}", TABLE.nearest(path))
-        route = next((route for route in routes if method in route.methods), None)
-        if route is None:
+        for route in routes:
+            if method in route.methods:
+                break
+        else:
             raise MethodNotAllowed(method, path, methods_of(routes))
         if http_request.address is not None:
             http_request.address = self._checked(caller, route, http_request.address)

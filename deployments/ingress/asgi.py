@@ -6,8 +6,8 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from functools import cache
 from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
@@ -121,11 +121,8 @@ class Gate:
         self._all = 0
         self._of: dict[str, int] = {}
 
-    @contextmanager
-    def passed(self, client: str, limits: Limits) -> Iterator[None]:
-        """Count one request while the block runs; raises RateLimitExceeded if there are too many
-        already.
-        """
+    def enter(self, client: str, limits: Limits) -> None:
+        """Count one request until `leave`; raises RateLimitExceeded if there are too many."""
         own = self._of.get(client, 0)
         if self._all >= limits.max_requests:
             raise RateLimitExceeded(
@@ -137,19 +134,19 @@ class Gate:
             )
         self._all += 1
         self._of[client] = own + 1
-        try:
-            yield
-        finally:
-            self._all -= 1
-            if self._of[client] > 1:
-                self._of[client] -= 1
-            else:
-                del self._of[client]
+
+    def leave(self, client: str) -> None:
+        """Count a request that entered no longer."""
+        self._all -= 1
+        if self._of[client] > 1:
+            self._of[client] -= 1
+        else:
+            del self._of[client]
 
 
 def client_of(http_request: HttpRequest, limits: Limits) -> str:
     """The address of the request's client, as far as it is known."""
-    name = limits.client_address_header or os.environ.get(ADDRESS_HEADER_VARIABLE, "")
+    name = limits.client_address_header or _address_header()
     if name and (forwarded := http_request.headers.get(name.lower())):
         return forwarded.rpartition(",")[
             2
@@ -158,12 +155,18 @@ def client_of(http_request: HttpRequest, limits: Limits) -> str:
     return client[0] if client else ""
 
 
+@cache
+def _address_header() -> str:
+    """The header that the launcher's proxy writes the client's address into, if any."""
+    return os.environ.get(ADDRESS_HEADER_VARIABLE, "")
+
+
 def check_headers(scope: Scope, limits: Limits) -> None:
     """Check the number and the size of the headers; raises HeadersTooLarge."""
     given = scope["headers"]
     if (
         len(given) > limits.max_headers
-        or sum(len(name) + len(value) for name, value in given) > limits.max_header_bytes
+        or sum([len(name) + len(value) for name, value in given]) > limits.max_header_bytes
     ):
         raise HeadersTooLarge(limits.max_headers, limits.max_header_bytes)
 

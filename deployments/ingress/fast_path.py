@@ -296,7 +296,8 @@ class HttpExchange(RequestResponseCycle):
         stall_s: float = SEND_TIMEOUT_S,
     ) -> None:
         pace = Pace(stall_s)
-        await self._taken(pace)  # an earlier answer on this connection
+        if self.flow.write_paused:  # an earlier answer on this connection
+            await self._taken(pace)
         if self.disconnected or self.transport.is_closing():
             return
         values = "".join(headers.values())

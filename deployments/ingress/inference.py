@@ -69,8 +69,11 @@ class Inference:
     async def _limited(self, caller: Grant, http_request: HttpRequest, explain: bool) -> HttpAnswer:
         limits = self._router.service.args.limits
         client = f"key {caller.name}" if caller.name else asgi.client_of(http_request, limits)
-        with self._gate.passed(client, limits):
+        self._gate.enter(client, limits)
+        try:
             return await self._charged(caller, http_request, client, explain)
+        finally:
+            self._gate.leave(client)
 
     async def embed_line(self, grant: Grant, http_request: HttpRequest, client: str) -> HttpAnswer:
         """Answer one line of a batch (deployments/ingress/batches.py); raises RouterError."""
@@ -85,9 +88,12 @@ class Inference:
         service, bill = self._router.service, await self._router.access.meters.open(grant)
         shared = service.args.cache.scope == "shared"
         scope, stamps = "" if shared else grant.name, http_request.stamps
-        caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight, stamps=stamps)
         with billed(bill):
             request, incoming = await self._request(grant, http_request, client, explain)
+            room = partial(self._check_room, client, incoming.bytes_each)
+            caller = Caller(
+                grant.models, bill, client, scope, grant.name, grant.weight, room, stamps
+            )
             # The dispatcher enforces the deadline; this limit holds if nothing reached it.
             limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
             try:
@@ -99,8 +105,7 @@ class Inference:
                     if bill is not None:  # the text was read, as for an embedding
                         await bill.charge(plan.tokens_once_cut)
                     return HttpAnswer(200, self._router.views.explanation(plan))
-                room = partial(self._check_room, client, incoming.bytes_each)
-                work = service.embed(request, caller._replace(room=room))
+                work = service.embed(request, caller)
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except Overloaded as error:
                 raise advised(error, request, grant) from None
@@ -125,13 +130,14 @@ class Inference:
         except BaseException:
             held.release()
             raise
-        return made._replace(held=held)
+        return HttpAnswer(made.status, made.body, made.content_type, made.headers, held)
 
     async def _rerank(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         service = self._router.service
         limits, shared = service.args.limits, service.args.cache.scope == "shared"
         client = f"key {grant.name}" if grant.name else asgi.client_of(http_request, limits)
-        with self._gate.passed(client, limits):
+        self._gate.enter(client, limits)
+        try:
             bill = await self._router.access.meters.open(grant)
             scope, address = "" if shared else grant.name, http_request.address
             caller = Caller(
@@ -166,6 +172,8 @@ class Inference:
             if bill is not None:
                 bill.answered(ranking.prompt_tokens)
             return made._replace(held=held)
+        finally:
+            self._gate.leave(client)
 
     def _check_room(self, client: str, bytes_each: float, texts: int, dimensions: int) -> None:
         """Refuse an answer that cannot be sent, before its vectors are made."""

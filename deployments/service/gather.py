@@ -68,15 +68,9 @@ class Gatherer:
         entries = self._cache.get_many(dispatcher.model, digests)
         if self._shared is not None and None in entries:
             await self._look_further(self._shared, digests, entries)
-        own: dict[bytes, int] = {}  # digest -> row of what this request sends
-        others: dict[bytes, InFlightText] = {}
-        for digest, entry in zip(digests, entries, strict=True):
-            if entry is None and digest not in own and digest not in others:
-                waited = self._on_their_way.get(digest)
-                if waited is not None and (bulk or not waited.bulk):
-                    others[digest] = waited
-                else:
-                    own[digest] = len(own)
+        if None not in entries:
+            return self._known(entries)
+        own, others = self._unknown(digests, entries, bulk)
         if len(own) == len(digests):  # the hot path: all new, all different
             return await self._send(prepared, own, None, deadline_s, bulk)
 
@@ -99,6 +93,31 @@ class Gatherer:
                 vectors[place], tokens[place] = source.vectors[row], source.tokens[row]
         known = len(digests) - len(own)
         return made._replace(vectors=vectors, tokens=tokens, known=known)
+
+    def _known(self, entries: Sequence[Entry | None]) -> Rows:
+        """The rows of texts that are all in the cache."""
+        vectors = np.empty((len(entries), self._dispatcher.dimensions), np.float32)
+        tokens = list[int]()
+        for place, entry in enumerate(entries):
+            assert entry is not None, "the caller has looked"
+            vectors[place] = entry.vector
+            tokens.append(entry.tokens)
+        return Rows(vectors, tokens, {}, 0.0, 0.0, len(entries))
+
+    def _unknown(
+        self, digests: Sequence[bytes], entries: Sequence[Entry | None], bulk: bool
+    ) -> tuple[dict[bytes, int], dict[bytes, InFlightText]]:
+        """The texts that this request sends, with their rows, and those that others sent."""
+        own: dict[bytes, int] = {}
+        others: dict[bytes, InFlightText] = {}
+        for digest, entry in zip(digests, entries, strict=True):
+            if entry is None and digest not in own and digest not in others:
+                waited = self._on_their_way.get(digest)
+                if waited is not None and (bulk or not waited.bulk):
+                    others[digest] = waited
+                else:
+                    own[digest] = len(own)
+        return own, others
 
     async def _look_further(
         self, shared: SharedCache, digests: Sequence[bytes], entries: list[Entry | None]
