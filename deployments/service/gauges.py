@@ -39,19 +39,23 @@ def sample(tally: Tally, service: Service) -> None:
         tally.set(metrics.CAPACITY, labels, feedback.tokens_per_s)
         tally.set(metrics.OFFERED, labels, feedback.offered.tokens_per_s(now))
         tally.set(metrics.SHADOW, labels, feedback.shadow.tokens_per_s(now))
-    averages = {
-        (name,): running.average
-        for name, running in service.planner.running.items()
-        if running.average is not None
-    }
-    tally.replace(metrics.COLLECTION_RECALL, averages)
-    recalls = {
-        (name, one.model, str(one.space), one.kind, one.sides): one.expected_recall()
-        for name, collection in service.catalogue.collections.items()
-        if len(collection.encoders) > 1
-        for one in collection.encoders
-    }
-    tally.replace(metrics.ENCODER_RECALL, recalls)
+    tally.replace(
+        metrics.COLLECTION_RECALL,
+        {
+            (name,): running.average
+            for name, running in service.planner.running.items()
+            if running.average is not None
+        },
+    )
+    tally.replace(
+        metrics.ENCODER_RECALL,
+        {
+            (name, one.model, str(one.space), one.kind, one.sides): one.expected_recall()
+            for name, collection in service.catalogue.collections.items()
+            if len(collection.encoders) > 1
+            for one in collection.encoders
+        },
+    )
     tally.set(metrics.CACHE_HITS, (), cache.hits)
     tally.set(metrics.CACHE_MISSES, (), cache.misses)
     tally.set(metrics.CACHE_EVICTIONS, (), cache.evictions)
