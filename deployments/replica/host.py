@@ -193,7 +193,8 @@ class Host:
             failed[keep[index]] = _failure(error)
         for index in np.flatnonzero(~self._valid(embedded.vectors)):
             failed.setdefault(keep[index], Failure("engine", self._invalid))
-        self._served_tokens += tokens
+        self._served_tokens += int(call.lengths[keep].sum())
+        await asyncio.sleep(0)  # the other calls of this step are counted before the first reply
         queue_s = started - arrived + embedded.waited_s
         took_s = ended - arrived - queue_s
         reply = self._reply(call, embedded, keep, failed, queue_s, took_s, tokens)

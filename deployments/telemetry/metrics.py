@@ -342,6 +342,12 @@ class Tally:
             labels = (OTHER,) * len(labels)
         values[labels] = value
 
+    def replace(self, metric: Metric, values: dict[Labels, float]) -> None:
+        """Set all values of a gauge; other series end."""
+        self.values[metric] = {}
+        for labels, value in values.items():
+            self.set(metric, labels, value)
+
     def series(self, metric: Metric, labels: Labels) -> Buckets:
         """Return one series of a histogram, to observe values."""
         every = self.buckets[metric]
