@@ -12,7 +12,9 @@ ARGS ?=
 # Folders whose tests start no service: two processes run them, and one process the rest.
 ALONE := tests/unit tests/properties tests/simulation tests/programs
 NAMED := $(filter tests tests/%,$(ARGS))
-WORKERS ?= $(if $(NAMED),$(if $(filter-out $(ALONE) $(ALONE:=/),$(NAMED)),0,2),0)
+# pytest -s and --pdb need the terminal, which worker processes do not have.
+ATTACHED := $(filter --pdb --trace --capture=no,$(ARGS))$(findstring s,$(filter-out --%,$(filter -%,$(ARGS))))
+WORKERS ?=
 
 # Programs that tests use, and Debian's packages of them.
 PROGRAMS := chromium redis-server prometheus promtool
@@ -58,11 +60,11 @@ PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not long"
 test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -m 'not models'" takes a minute
 ifeq ($(strip $(ARGS)),)
 	@failed=0; \
-	$(PYTEST) -n 2 $(ALONE) || failed=1; \
-	$(PYTEST) -n $(WORKERS) $(ALONE:%=--ignore=%) || failed=1; \
+	$(PYTEST) -n $(or $(WORKERS),2) $(ALONE) || failed=1; \
+	$(PYTEST) -n $(or $(WORKERS),0) $(ALONE:%=--ignore=%) || failed=1; \
 	exit $$failed
 else
-	$(PYTEST) -n $(WORKERS) $(ARGS)
+	$(PYTEST) -n $(if $(ATTACHED),0,$(or $(WORKERS),$(if $(NAMED),$(if $(filter-out $(ALONE) $(ALONE:=/),$(NAMED)),0,2),0))) $(ARGS)
 endif
 
 test-long: $(TOOLS) ## run the longest tests: several Ray nodes, Qwen3, whole programs

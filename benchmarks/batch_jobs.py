@@ -3,8 +3,8 @@ batch_jobs [--json FILE]`.
 
 Fake engines in a real Ray Serve behind HAProxy (benchmarks/chaos_stage.py). Interactive requests
 with a budget come at a steady rate, first alone and then beside the batch. They go on while the
-router that runs the batch and replicas that answer it are killed with SIGKILL, by turns, until it
-ends. Each of its lines must then be in its output, once.
+router that runs the batch and replicas that answer it are killed with SIGKILL, alternately, until
+it ends. Each of its lines must then be in its output, once.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from benchmarks.chaos_stage import RECOVER_S, stage
 from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
 from router.limits_config import Limits
 
-KILLED = ("router", "large")  # by turns
+KILLED = ("router", "large")  # alternately
 BUDGETS_MS = (100.0, 250.0, 1000.0)
 PIECES = 1.2  # of the longest piece of bulk work, by which an interactive request may take longer
 POINTS = 1.0  # by which the share that is in time may fall

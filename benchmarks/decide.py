@@ -3,8 +3,8 @@ decide`.
 
 Three models, four rules, inputs made just before each call and never the same twice. The subjects
 take turns, round by round, so that a noisy machine is noisy for all; the quietest round and the
-median round are printed. `--against FOLDER` runs the same command in another checkout by turns and
-prints the ratio of the two: of the median p50 of `decide`, and of the pairs.
+median round are printed. `--against FOLDER` runs the same command in another checkout alternately
+and prints the ratio of the two: of the median p50 of `decide`, and of the pairs.
 """
 
 import gc
@@ -143,7 +143,7 @@ def p50_us(folder: Path) -> float:
 
 
 def compare(folder: Path, pairs: int) -> list[Row]:
-    """Print what `decide` takes here and in another checkout, by turns."""
+    """Print what `decide` takes here and in another checkout, alternately."""
     own, others = list[float](), list[float]()
     for _ in range(pairs):
         others.append(p50_us(folder.resolve()))
@@ -162,7 +162,7 @@ def compare(folder: Path, pairs: int) -> list[Row]:
 @click.option(
     "--against",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Another checkout, whose `decide` is measured by turns with this one's.",
+    help="Another checkout, whose `decide` is measured alternately with this one's.",
 )
 @click.option("--pairs", type=click.IntRange(1), default=9, show_default=True)
 @to_file

@@ -7,8 +7,8 @@ First make profiles of this machine:
 
 Every model of `configs/local.yaml` then serves twice side by side, with its shipped profile, which
 was measured on another device, and with that of FOLDER. Both answer the same texts of the mix, one
-at a time and by turns. Counted is the median error of what was predicted for the requests after the
-first 300 of each: with the shipped profile it may be 1.25 times that with the profile made here.
+at a time and alternately. Counted is the median error of what was predicted for the requests after
+the first 300 of each: with the shipped profile it may be 1.25 times that with the one made here.
 """
 
 import asyncio

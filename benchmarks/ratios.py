@@ -1,4 +1,4 @@
-"""Ratios of figures that were measured by turns."""
+"""Ratios of figures that were measured alternately."""
 
 import random
 import statistics

@@ -104,7 +104,7 @@ class Asker:
 
 
 def alternate(running: Router, model: str, claims: list[str], requests: int) -> Found:
-    """Fill the cache, wait until the teacher is gone, and time both kinds by turns."""
+    """Fill the cache, wait until the teacher is gone, and time both kinds alternately."""
     ask, found = Asker(running), Found([], [])
     for claim in claims:
         ask(claim, model=model)

@@ -1,4 +1,4 @@
-"""Requests through this checkout and through another one, by turns: `python -m benchmarks versions
+"""Requests through this checkout and another one, alternately: `python -m benchmarks versions
 FOLDER`, where FOLDER is a worktree of the other version.
 
 Both services run at once on the checkpoint of `make bench`. Its points are measured in both by

@@ -10,11 +10,13 @@ Libraries are imported inside functions, and the names in `NAMES` on first use, 
 loads only what it needs.
 """
 
+import ast
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from logging import Logger
 from logging.handlers import MemoryHandler
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,15 @@ DISCONNECT_DISABLED_HEADER = "x-request-disconnect-disabled"
 
 # The processes without which Ray's calls wait forever.
 VITAL_PROCESSES = frozenset({"gcs_server", "raylet"})
+
+# The log in a session's folder in which Ray's node says why it ended.
+RAYLET_LOG, RAYLET_ENDS = "raylet.out", r"[Rr]aylet exited .*"
+
+# The file in Ray's folder that names the running cluster; `serve run` joins that.
+CURRENT_CLUSTER = "ray_current_cluster"
+
+# The image of a node on AWS that `ray up` replaces by its own: see `ray_images`.
+RAY_IMAGE = "latest_dlami"
 
 # Options of a handle: arguments and replies travel pickled in the message, not as references.
 BY_VALUE: dict[str, Any] = {
@@ -360,3 +371,21 @@ def validate_cluster(config: dict[str, Any]) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(config))
+
+
+def ray_images() -> set[str]:
+    """The images on AWS that `ray up` uses for `RAY_IMAGE`, one per region.
+
+    They are parsed from Ray's source, because importing the module needs boto3.
+    """
+    import ray
+
+    source = Path(ray.__file__).parent / "autoscaler" / "_private" / "aws" / "config.py"
+    for node in ast.parse(source.read_text()).body if source.exists() else ():
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(name := node.targets[0], ast.Name)
+            and name.id == "DEFAULT_AMI"
+        ):
+            return set(ast.literal_eval(node.value).values())
+    return set()

@@ -335,6 +335,6 @@ class RouterArgs(Section):
         )
         if self.keys and self.auth == "none":
             raise ValueError(
-                "auth: none says that nobody needs a key, and keys: has some; remove one of them"
+                "auth: none allows requests without a key, but keys: has some; remove one of them"
             )
         return self

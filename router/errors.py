@@ -89,9 +89,9 @@ class AmbiguousTokenIds(RouterError):
 
     status, code = 400, "ambiguous_token_ids"
     WITH_IDS = (
-        " LangChain sends OpenAI token ids unless it is told "
+        " LangChain sends OpenAI token ids unless it is created with "
         "OpenAIEmbeddings(check_embedding_ctx_length=False). If the ids are from the tokenizer of "
-        'the model that shall embed them, name that model in "model" (not auto or a tier) and add '
+        'the model that will embed them, name that model in "model" (not auto or a tier) and add '
         '"token_ids": "model".'
     )
 
@@ -261,7 +261,7 @@ class NotFound(RouterError):
         hint = (
             f"embeddings are at POST {EMBEDDINGS[0]},"
             if nearest is None
-            else f"of Ollama's API this service has POST {nearest.path}, with the texts in input;"
+            else f"this service has POST {nearest.path} of Ollama's API, with the texts in input;"
             if nearest.handler == "ollama_embed"
             else f"did you mean {nearest.methods[0]} {nearest.path}?"
         )

@@ -18,7 +18,7 @@ _ID = [in_path("id")]
 _AFTER = query(
     "after",
     STRING,
-    description="Only what stands behind this id: the `last_id` of the page before.",
+    description="Only entries after this id: the `last_id` of the previous page.",
 )
 _UPLOAD = {
     "type": "object",

@@ -31,12 +31,13 @@ class Step(NamedTuple):
 class Steps:
     """Finds the steps of one replica in its replies to this router."""
 
-    __slots__ = ("_before", "_known", "_last", "_mixed", "_open")
+    __slots__ = ("_before", "_gained_s", "_known", "_last", "_mixed", "_open")
 
     def __init__(self) -> None:
         self._before = self._last = Counters(0, 0.0)  # when `_open` began; in the last reply
         self._open: Step | None = None  # with the calls that were answered so far
         self._known = True  # whether `_open` began at `_before`
+        self._gained_s = 0.0  # busy seconds until `_open` ended, since the reply before it
         self._mixed = 0
 
     def replied(self, call: Step, counters: Counters, alone: bool, idle: bool) -> list[Step]:
@@ -46,10 +47,11 @@ class Steps:
         `alone`: the replica had no other work when the call was sent. `idle`: it has none now.
         """
         found = list[Step]()
-        gained = counters.served_tokens - self._last.served_tokens
-        if gained < call.tokens or counters.busy_s < self._last.busy_s:  # it started again
+        before = self._last
+        if counters.served_tokens < before.served_tokens or counters.busy_s < before.busy_s:
+            # it started again
             self._open, self._last = None, Counters(0, 0.0)
-            gained = counters.served_tokens
+        gained = counters.served_tokens - self._last.served_tokens
         if self._open is None:
             self._begin(call, counters, alone, gained)
         elif counters.busy_s - self._before.busy_s > (1.0 + SAME_STEP) * self._open.seconds:
@@ -67,10 +69,12 @@ class Steps:
         """Open the step of this reply."""
         served = self._last.served_tokens
         # calls that were cancelled made the replica busy, too
-        seconds, self._known = min(counters.busy_s - self._last.busy_s, call.seconds), True
+        self._gained_s = counters.busy_s - self._last.busy_s
+        seconds, self._known = min(self._gained_s, call.seconds), True
         if self._last == (0, 0.0) and gained != call.tokens:
             # it served others before this router's first call
-            seconds, self._known = call.seconds, alone
+            seconds = self._gained_s = call.seconds
+            self._known = alone
             served = counters.served_tokens - call.tokens
         self._before = Counters(served, counters.busy_s - seconds)
         self._open = call._replace(seconds=seconds)
@@ -91,6 +95,8 @@ class Steps:
         self._mixed += 1
         if self._mixed <= MOST_MIXED:
             return []
+        if self._gained_s > step.seconds:  # it answered steps without calls of this router, too
+            served = max(step.tokens, round(served * step.seconds / self._gained_s))
         times = served / max(step.tokens, 1)
         return [
             Step(served, round(step.tokens_sq * times), step.seconds, round(step.texts * times))

@@ -30,6 +30,7 @@ _QWEN_SPLIT = (
     r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _FAST_CHARACTERS = 900_000  # tiktoken's expression engine panics on a run of a million spaces
+_FEW_IDS = 48  # up to here Python counts them faster than NumPy
 _UNUSED = (
     "dropout",
     "unk_token",
@@ -167,7 +168,7 @@ class _FileTokenizer:
     ) -> list[float] | None:
         if self._unknown is None or tokens.ids is None:
             return None
-        unknown = [row.tolist().count(self._unknown) for row in tokens.ids]
+        unknown = [_count(row, self._unknown) for row in tokens.ids]
         if not any(unknown):
             return None
         frame = self([before + after], "").counts[0]  # special tokens and prompt
@@ -313,6 +314,10 @@ def _unknown_id(inner: tokenizers.Tokenizer, parts: dict[str, Any]) -> int | Non
         return unknown
     token = model.get("unk_token")
     return None if token is None else inner.token_to_id(token)
+
+
+def _count(ids: TokenIds, one: int) -> int:
+    return ids.tolist().count(one) if len(ids) <= _FEW_IDS else int(np.count_nonzero(ids == one))
 
 
 def _contains_any(tokens: Sequence[str]) -> Callable[[str], bool]:

@@ -33,6 +33,12 @@ SWITCH_S = 0.0005
 SLICE = 64  # texts that are prepared before the event loop runs other tasks
 
 
+def switch_early(config: "VllmConfig") -> None:
+    """Shorten Python's switch interval where steps overlap with the device."""
+    if config.scheduler_config.async_scheduling:
+        sys.setswitchinterval(SWITCH_S)
+
+
 class InProcess:
     """vLLM's LLMEngine on a thread of this process."""
 
@@ -179,8 +185,7 @@ class InProcess:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         config = self._make_config()  # imports vLLM, which then reads the environment
-        if config.scheduler_config.async_scheduling:
-            sys.setswitchinterval(SWITCH_S)
+        switch_early(config)
         return LLMEngine.from_vllm_config(config, **log_options(self._stats, config))
 
     def _step(self, core: "Core", tell: Callable[..., None]) -> None:

@@ -39,9 +39,9 @@ FOREIGN_SITES = ("cross-site", "same-site")  # values of the header sec-fetch-si
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
 
 NOT_THIS_HOST = (
-    "without keys the service answers only where its own machine's name is asked for: call it as "
-    "localhost or 127.0.0.1, add "
-    "`keys:`, or write `auth: none` under args where something else decides who may reach it"
+    "without keys the service answers only requests that name its own machine as host: call it "
+    "as localhost or 127.0.0.1, add `keys:`, or write `auth: none` under args if a gateway or "
+    "firewall decides who can reach it"
 )
 
 

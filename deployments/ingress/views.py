@@ -27,7 +27,7 @@ from router.switches import front
 
 WINDOW_S = 300.0  # the time that p50 and p95 cover
 PREDICTED_TOKENS = (32, 512)  # a query and a passage
-NOT_TAKEN = "the last change of the config was not taken; an admin key is told why"
+NOT_TAKEN = "the last config change was rejected; use an admin key to see why"
 
 # status, body, content type, headers
 Response = tuple[int, bytes, str] | tuple[int, bytes, str, Mapping[str, str]]

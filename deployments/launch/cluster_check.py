@@ -1,15 +1,12 @@
 """Check a file for `ray up`."""
 
-import ast
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from deployments.serve_internals import validate_cluster
+from deployments.serve_internals import RAY_IMAGE, ray_images, validate_cluster
 
-RAY_IMAGE = "latest_dlami"
 FIND_IMAGE = (
     "aws ssm get-parameter --region REGION --query Parameter.Value --output text --name "
     "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
@@ -22,8 +19,8 @@ def cluster_problems(data: Mapping[str, Any]) -> Iterator[str]:
     for name, node in types.items() if isinstance(types, Mapping) else ():
         if not (isinstance(node, Mapping) and node.get("resources")):
             yield (
-                f"available_node_types.{name}.resources: state them, accelerator_type:... too; "
-                "else ray up asks the cloud"
+                f"available_node_types.{name}.resources: write them, accelerator_type:... too; "
+                "otherwise ray up asks the cloud"
             )
         if isinstance(node, Mapping) and _on_aws(data):
             yield from _image(node, f"available_node_types.{name}.node_config")
@@ -50,28 +47,10 @@ def _image(node: Mapping[str, Any], where: str) -> Iterator[str]:
         return  # the template names it
     if image is None:
         problem = "is missing, and Ray's default is Ubuntu 18.04, which cannot install vLLM"
-    elif str(image).lower() in {RAY_IMAGE, *_ray_images()}:
+    elif str(image).lower() in {RAY_IMAGE, *ray_images()}:
         problem = f"{image} is Ray's image of Ubuntu 18.04, which cannot install vLLM"
     elif re.fullmatch(r"ami-([0-9a-f]{8}|[0-9a-f]{17})", str(image)):
         return
     else:
         problem = f"{image!r} is no id of an image"
     yield f"{where}.ImageId: {problem}; write one of your region: {FIND_IMAGE}"
-
-
-def _ray_images() -> set[str]:
-    """Return the images that Ray uses for `latest_dlami`, one per region.
-
-    They are parsed from Ray's source, because importing the module needs boto3.
-    """
-    import ray
-
-    source = Path(ray.__file__).parent / "autoscaler" / "_private" / "aws" / "config.py"
-    for node in ast.parse(source.read_text()).body if source.exists() else ():
-        if (
-            isinstance(node, ast.Assign)
-            and isinstance(name := node.targets[0], ast.Name)
-            and name.id == "DEFAULT_AMI"
-        ):
-            return set(ast.literal_eval(node.value).values())
-    return set()

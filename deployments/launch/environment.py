@@ -3,7 +3,7 @@
 The folder is swept once the instance is gone. Ray Serve reads its switches from the environment
 when it is imported. Three of the choices made here need a reason:
 
-- Serve's Python proxy takes about four times the processor time of a short request
+- With Serve's Python proxy a short request takes 5 to 7 times the processor time
   (`python -m benchmarks fronts`). HAProxy and throughput mode are used where HAProxy runs.
 - Ray listens on every interface, whatever host Serve gets, and anyone who reaches it can run code.
   Each instance therefore gets a secret token of its own. Set RAY_AUTH_MODE to choose otherwise.

@@ -69,7 +69,7 @@ from router.switches import CLIENT_S
 @click.option(
     "--metrics-port",
     type=click.IntRange(1, 65535),
-    help="Where Prometheus finds the metrics; else a free one.",
+    help="Where Prometheus finds the metrics. Default: a free port.",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="What happens as lines of JSON, with `event` in each."

@@ -17,6 +17,7 @@ from deployments.launch.ray_process import (
     say,
     unless_gone,
 )
+from deployments.serve_internals import RAYLET_ENDS, RAYLET_LOG
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeStatus
@@ -113,9 +114,9 @@ def _status(logs: Path) -> "ServeStatus":
 def _last_words(logs: Path) -> str:
     """Return the reason why Ray ended itself, if its log has one."""
     with suppress(OSError):
-        lines = (logs / "raylet.out").read_text(errors="replace").splitlines()
+        lines = (logs / RAYLET_LOG).read_text(errors="replace").splitlines()
         for line in reversed(lines[-LAST_LINES:]):
-            if (found := re.search(r"[Rr]aylet exits .*", line)) is not None:
+            if (found := re.search(RAYLET_ENDS, line)) is not None:
                 return f": {found[0]}"
     return ""
 

@@ -12,11 +12,11 @@ from deployments import engines
 from deployments.dispatch import socket_transport
 from deployments.dispatch.frames import Address
 from deployments.dispatch.wire import FailureCode
-from deployments.engines.base import Engine, EngineError
+from deployments.engines.base import EngineError
 from deployments.replica import cpu
 from deployments.replica.device import device_name
 from deployments.replica.first_vectors import InCluster
-from deployments.replica.host import Host, log, start_when_reachable
+from deployments.replica.host import Host, log, say_still, start_when_reachable
 from deployments.replica.score_identity import any_proof_of
 from deployments.replica.socket_server import ReplicaServer
 from deployments.telemetry import logs, metrics
@@ -25,8 +25,6 @@ from deployments.telemetry.publish import Publisher
 from deployments.telemetry.tracing import tracing
 from router.models import curve_of
 from router.rerank_config import deployed_config
-
-STILL_S = 60.0
 
 
 class Embedder(Host):
@@ -53,7 +51,7 @@ class Embedder(Host):
             engine = engines.create(model, base_dir, stats)
             identity = any_proof_of(engine, model_id, model, base_dir, InCluster())
             began = time.monotonic()
-            saying = asyncio.create_task(_say_still(model_id, engine))
+            saying = asyncio.create_task(say_still(model_id, engine))
             try:
                 await start_when_reachable(engine, model_id)
             finally:
@@ -141,15 +139,6 @@ class Embedder(Host):
         if self._publisher is not None:
             self._publisher.stop()
         await self.stop()
-
-
-async def _say_still(model: str, engine: Engine) -> None:
-    """Log once a minute what a starting engine is doing."""
-    began = time.monotonic()
-    while True:
-        await asyncio.sleep(STILL_S)
-        doing = getattr(getattr(engine, "start_log", None), "doing", "loading")
-        log.info("%s still starts after %.0f s: %s", model, time.monotonic() - began, doing)
 
 
 def replica_tally(model: str) -> Tally:

@@ -38,6 +38,8 @@ from router.steps import Counters
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0  # until an engine that cannot be reached is tried again
 
+STILL_S = 60.0
+
 log = logging.getLogger("ray.serve")
 
 
@@ -56,6 +58,17 @@ async def start_when_reachable(
             log.warning("%s cannot start: %s; it is tried again in %g s", model, error, wait_s)
         await sleep(wait_s)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+async def say_still(
+    model: str, engine: object, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> None:
+    """Log once a minute what a starting engine is doing."""
+    began = time.monotonic()
+    while True:
+        await sleep(STILL_S)
+        doing = getattr(getattr(engine, "start_log", None), "doing", "loading")
+        log.info("%s still starts after %.0f s: %s", model, time.monotonic() - began, doing)
 
 
 class Host:
@@ -180,7 +193,8 @@ class Host:
             failed[keep[index]] = _failure(error)
         for index in np.flatnonzero(~self._valid(embedded.vectors)):
             failed.setdefault(keep[index], Failure("engine", self._invalid))
-        self._served_tokens += tokens
+        self._served_tokens += int(call.lengths[keep].sum())
+        await asyncio.sleep(0)  # the other calls of this step are counted before the first reply
         queue_s = started - arrived + embedded.waited_s
         took_s = ended - arrived - queue_s
         reply = self._reply(call, embedded, keep, failed, queue_s, took_s, tokens)

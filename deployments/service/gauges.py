@@ -39,14 +39,23 @@ def sample(tally: Tally, service: Service) -> None:
         tally.set(metrics.CAPACITY, labels, feedback.tokens_per_s)
         tally.set(metrics.OFFERED, labels, feedback.offered.tokens_per_s(now))
         tally.set(metrics.SHADOW, labels, feedback.shadow.tokens_per_s(now))
-    for name, running in service.planner.running.items():
-        if (average := running.average) is not None:
-            tally.set(metrics.COLLECTION_RECALL, (name,), average)
-    for name, collection in service.catalogue.collections.items():
-        if len(collection.encoders) > 1:
-            for one in collection.encoders:
-                encoder = (name, one.model, str(one.space), one.kind, one.sides)
-                tally.set(metrics.ENCODER_RECALL, encoder, one.expected_recall())
+    tally.replace(
+        metrics.COLLECTION_RECALL,
+        {
+            (name,): running.average
+            for name, running in service.planner.running.items()
+            if running.average is not None
+        },
+    )
+    tally.replace(
+        metrics.ENCODER_RECALL,
+        {
+            (name, one.model, str(one.space), one.kind, one.sides): one.expected_recall()
+            for name, collection in service.catalogue.collections.items()
+            if len(collection.encoders) > 1
+            for one in collection.encoders
+        },
+    )
     tally.set(metrics.CACHE_HITS, (), cache.hits)
     tally.set(metrics.CACHE_MISSES, (), cache.misses)
     tally.set(metrics.CACHE_EVICTIONS, (), cache.evictions)

@@ -35,9 +35,7 @@ class PlanRunner:
         self._planner, self._dispatchers = planner, dispatchers
         self._limits, self._clock = limits, clock
         has_room_for = partial(has_room, dispatchers, limits)
-        self.second_tries = SecondTries(
-            planner.loads, clock, has_room_for, lambda plan: refusal(planner.args, plan, None)
-        )
+        self.second_tries = SecondTries(planner.loads, clock, has_room_for)
         self.latencies: dict[str, deque[tuple[float, float]]] = {
             name: deque(maxlen=RECENT) for name in names
         }
@@ -67,7 +65,7 @@ class PlanRunner:
         tracing: Tracing | None,
         stamps: Stamps | None = None,
     ) -> Rows:
-        """Return the rows of `work`. Raises DecidedAgain where another model must make them."""
+        """Return the rows of `work`. Raises DecidedAgain as `SecondTries.first` does."""
         gathering = self.second_tries.first(plan, work)
         try:
             if tracing is None:

@@ -19,18 +19,17 @@ from deployments.service.plan import Plan
 from router.admission import RETRY_AFTER_S
 from router.config import Limits
 from router.domain import Load, OnMiss, Reason
-from router.errors import ModelUnavailable, RouterError
+from router.errors import ModelUnavailable
 from router.policy import decide
 
 T = TypeVar("T")
 Coming = tuple[int, int]  # interactive and bulk tokens that are coming to a model
 # whether a plan's model has room for its request, after the tokens that are coming there
 HasRoom = Callable[[Plan, Coming], bool]
-Refused = Callable[[Plan], RouterError]  # the error of a plan without a model
 
 
 class DecidedAgain(Exception):
-    """Another model answers the request; `plan` says which."""
+    """Another model answers the request, or none does and it is refused; `plan` says which."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan.decision.model)
@@ -58,10 +57,8 @@ class SecondTries:
         loads: Callable[[], Mapping[str, Load]],
         clock: Callable[[], float],
         has_room: HasRoom,
-        refused: Refused,
     ) -> None:
         self._loads, self._clock, self._has_room = loads, clock, has_room
-        self._refused = refused
         self._waiting: dict[str, set[_Waiting]] = {}
 
     def last_lost(self, model: str) -> None:
@@ -72,8 +69,7 @@ class SecondTries:
     async def first(self, plan: Plan, work: Coroutine[Any, Any, T]) -> T:
         """Return the result of `work`.
 
-        Raises DecidedAgain where another model must answer, and the error of the second decision
-        where it is to refuse the request.
+        Raises DecidedAgain where another model must answer, or the request is to be refused.
         """
         model = plan.decision.model
         if model is None or plan.tried is not None or len(plan.work) < 2:
@@ -86,7 +82,7 @@ class SecondTries:
         except asyncio.CancelledError:
             if waiting.again is None or waiting.task.uncancel() > waiting.cancelled_before:
                 raise
-            raise self._end(waiting.again) from None
+            raise DecidedAgain(waiting.again) from None
         except ModelUnavailable as error:
             if not error.lost:
                 raise
@@ -94,12 +90,9 @@ class SecondTries:
             loads[model] = loads[model]._replace(ready_replicas=0, cold_start_s=None)
             if (again := self._decided(plan, loads, {})) is None:
                 raise
-            raise self._end(again) from None
+            raise DecidedAgain(again) from None
         finally:
             others.discard(waiting)
-
-    def _end(self, again: Plan) -> Exception:
-        return DecidedAgain(again) if again.decision.model else self._refused(again)
 
     def _decide_waiting(self, model: str) -> None:
         by_sender = {SENDER.get(): self._loads()}  # waits depend on the key that sends

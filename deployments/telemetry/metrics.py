@@ -67,7 +67,7 @@ TOKENS = _counter(
     "tokens", REQUEST, "Tokens of these requests as the model counts them, prompt included."
 )
 BUDGETS = _counter(
-    "budgets", ("model", "result"), "Decided requests with a latency budget, by what became of it."
+    "budgets", ("model", "result"), "Decided requests with a latency budget, by result."
 )
 PREDICTIONS = _counter(
     "predictions",
@@ -164,7 +164,7 @@ CACHE_MISSES = _counter("cache_misses", (), "Texts whose vector was not known.")
 CACHE_EVICTIONS = _counter("cache_evictions", (), "Vectors thrown out to make room.")
 
 SHARED_CACHE = _counter(
-    "shared_cache", ("result",), "What was asked of Redis and written to it, by what became of it."
+    "shared_cache", ("result",), "Reads from Redis and writes to it, by result."
 )
 CACHE_BYTES = _gauge("cache_bytes", (), "Memory that the cache takes.")
 CACHE_ENTRIES = _gauge("cache_entries", (), "Vectors in the cache.")
@@ -174,7 +174,9 @@ PROCESSOR_SHARE = _gauge(
     "Processor seconds of the router for each second, averaged over about ten.",
 )
 OUTSTANDING = _gauge(
-    "outstanding_tokens", MODEL, "Tokens at the replicas and not answered, as this router knows it."
+    "outstanding_tokens",
+    MODEL,
+    "Tokens that this router sent to replicas and that are not answered yet.",
 )
 QUEUED = _gauge("queued_tokens", MODEL, "Tokens that wait in this router.")
 READY = _gauge("replicas_ready", MODEL, "Replicas that this router may send to.")
@@ -339,6 +341,12 @@ class Tally:
         if labels not in values and len(values) >= MOST_SERIES:
             labels = (OTHER,) * len(labels)
         values[labels] = value
+
+    def replace(self, metric: Metric, values: dict[Labels, float]) -> None:
+        """Set all values of a gauge; other series end."""
+        self.values[metric] = {}
+        for labels, value in values.items():
+            self.set(metric, labels, value)
 
     def series(self, metric: Metric, labels: Labels) -> Buckets:
         """Return one series of a histogram, to observe values."""

@@ -83,7 +83,7 @@ class OnceEach(click.Command):
     help="text, label, and maybe split (train, test). Several times too.",
 )
 @click.option("--text-field", default="text", show_default=True)
-@click.option("--id-field", help="`id`, else `_id`, else the row's number, where not given.")
+@click.option("--id-field", help="Default: `id`, `_id` or the row's number.")
 @click.option(
     "--skip-bad", is_flag=True, help="Leave broken lines out instead of stopping at them."
 )

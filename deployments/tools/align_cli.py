@@ -39,7 +39,7 @@ FLOOR: float = CollectionConfig.model_fields["min_recall"].default
     "source",
     required=True,
     metavar="MODEL",
-    help="The model whose vectors shall be mapped.",
+    help="The model whose vectors are mapped.",
 )
 @click.option(
     "--to",

@@ -75,7 +75,7 @@ class Job(NamedTuple):
 @click.option(
     "--base-url",
     type=BaseUrl(),
-    help="Measure through this running router, which nobody else should use meanwhile.",
+    help="Measure through this running router; send no other requests to it meanwhile.",
 )
 @click.option(
     "--api-key",
@@ -92,7 +92,7 @@ class Job(NamedTuple):
 @click.option(
     "--batch-tokens",
     type=click.IntRange(1),
-    help="Most tokens of one call; the config's, else the engine's.",
+    help="Most tokens of one call; if not given, the config's or the engine's.",
 )
 @click.option(
     "--max-tokens",

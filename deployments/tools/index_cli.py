@@ -65,7 +65,7 @@ class Job(NamedTuple):
     "--best",
     metavar="MODEL/DIMENSIONS",
     help="The space that the others are compared with.  [default: that of the highest nDCG@10 "
-    "with --qrels; else of the router's largest model]",
+    "with --qrels, otherwise that of the router's largest model]",
 )
 @click.option(
     "--encoder",

@@ -22,7 +22,7 @@ def main() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Name, key and hash as JSON.")
 def new(name: str, as_json: bool) -> None:
-    """Make a key, print it this once, and print what the config shall hold."""
+    """Make a key, and print it once with the lines for the config."""
     key = new_key(secrets.token_bytes(BITS // 8))
     if as_json:
         click.echo(

@@ -212,8 +212,8 @@ async def served_by(
 
 def _unknown(model: str) -> AlignError:
     return AlignError(
-        f"{model} has no `fingerprint`, so nobody could tell later whether the adapter is for "
-        "its weights; "
+        f"{model} has no `fingerprint`, so a router cannot check later whether the adapter is "
+        "for its weights; "
         "make one with `embedding-router fingerprint`"
     )
 

@@ -71,7 +71,7 @@ corpus_options = together(
         help="Its documents: JSON lines or Parquet with `text` and `id`.",
     ),
     click.option("--text-field", default="text", show_default=True),
-    click.option("--id-field", help="`id`, else `_id`, else the row's number, if not given."),
+    click.option("--id-field", help="Default: `id`, `_id` or the row's number."),
 )
 
 

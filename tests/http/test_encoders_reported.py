@@ -13,6 +13,9 @@ from deployments.telemetry import metrics
 from deployments.telemetry.metrics import Tally
 from deployments.tools.replay_cli import main as replay
 from router import config
+from router.encoder_check import load_encoders
+from router.spaces import Catalogue
+from router.strict import changed
 from tests.http.test_encoders import ARGS, QUERY, SEVERAL, SPACE, away, embed, served
 
 
@@ -31,6 +34,20 @@ async def test_metrics_say_what_each_encoder_and_the_last_queries_keep(tmp_path:
         (average,) = tally.values[metrics.COLLECTION_RECALL].values()
         assert average == router.service.planner.running["docs"].average
         assert 0.97 < average < 1.0
+
+
+async def test_what_a_reload_removes_has_no_series_any_more(tmp_path: Path) -> None:
+    async with served(tmp_path, **SEVERAL) as (client, router):
+        await embed(client, **QUERY)
+        tally, service = Tally(metrics.OF_ROUTER), router.service
+        sample(tally, service)
+        assert tally.values[metrics.ENCODER_RECALL]
+        assert tally.values[metrics.COLLECTION_RECALL]
+        args = changed(service.args.model_dump(mode="json"), {"collections": {"other": SPACE}})
+        service.reload(args, Catalogue(args, load_encoders(args)))
+        sample(tally, service)
+        assert tally.values[metrics.ENCODER_RECALL] == {}
+        assert tally.values[metrics.COLLECTION_RECALL] == {}
 
 
 async def test_a_replay_of_queries_decides_between_the_same_encoders(tmp_path: Path) -> None:

@@ -148,6 +148,9 @@ def test_a_second_decision_that_finds_no_model_in_time_is_the_refusal_of_the_fir
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.headers["x-routing-reason"] == "over_budget"
         assert refused.headers.get("x-should-retry") != "false"  # the model may be back
+        logged = client.get("/v1/decisions").json()["data"][-1]
+        assert (logged["model"], logged["outcome"]) == (None, "budget_unreachable")
+        assert logged["reason"] == "over_budget"
         assert "small" not in faults.sent
         assert post(client, model="small").status_code == 200
 

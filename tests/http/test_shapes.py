@@ -280,7 +280,7 @@ def test_what_is_not_served_of_ollama_is_answered_in_its_form(
     answer = http.request(method, path, json=None if method == "GET" else sent)
     assert (answer.status_code, list(answer.json())) == (404, ["error"])
     message = answer.json()["error"]
-    assert "of Ollama's API this service has POST /api/embed, with the texts in input" in message
+    assert "this service has POST /api/embed of Ollama's API, with the texts in input" in message
     refused = httpx.request(method, f"{locked[0]}{path}")
     assert (refused.status_code, list(refused.json())) == (401, ["error"])
     assert isinstance(refused.json()["error"], str)

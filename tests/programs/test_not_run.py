@@ -53,6 +53,14 @@ def test_the_summary_says_what_was_not_run_and_how_to_run_it(folder: Path) -> No
     assert "1 marked long: make test-long" in done.stdout
 
 
+def test_a_test_with_two_marks_is_run_by_the_command_of_the_longest(folder: Path) -> None:
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = \n    long: l\n    models: m\n")
+    both = SKIPPED.replace("@pytest.mark.long", "@pytest.mark.models\n@pytest.mark.long")
+    (folder / "test_some.py").write_text(both)
+    for asked in ("not long", "not models"):
+        assert "1 marked long: make test-long" in run(folder, "-m", asked, ci=False).stdout
+
+
 def test_workers_side_by_side_count_each_of_them_once(folder: Path) -> None:
     (folder / "test_other.py").write_text("import pytest; pytest.importorskip('not_there')\n")
     done = run(folder, "-p", "xdist", "-n", "2", "-m", "not long", ci=True)

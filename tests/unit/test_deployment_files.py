@@ -92,7 +92,7 @@ def test_a_node_type_whose_resources_the_cloud_would_be_asked_for_is_refused(
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(data))
     assert any(
-        problem.startswith("available_node_types.qwen3-4b.resources: state them")
+        problem.startswith("available_node_types.qwen3-4b.resources: write them")
         for problem in check(path)
     )
 

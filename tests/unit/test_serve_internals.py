@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import json
 import logging
+import re
 import subprocess
 import sys
 import textwrap
@@ -20,6 +21,8 @@ from typing import Any
 import pytest
 import ray
 import uvicorn
+from ray._common.utils import get_ray_address_file
+from ray._private import process_watcher
 from ray.serve.config import HTTPOptions
 from ray.serve.request_router import ReplicaID, RequestRouter
 from uvicorn.server import ServerState
@@ -474,6 +477,25 @@ def test_ray_up_refuses_a_wrong_cluster() -> None:
     serve_internals.validate_cluster(json.loads(json.dumps(shipped)))
     with pytest.raises(Exception, match="no_such_key"):
         serve_internals.validate_cluster(json.loads(json.dumps(shipped)) | {"no_such_key": 1})
+
+
+def test_ray_up_has_images_of_its_own() -> None:
+    found = serve_internals.ray_images()
+    assert len(found) > 5
+    assert all(re.fullmatch(r"ami-[0-9a-f]{17}", image) for image in found)
+    source = (RAY / "autoscaler" / "_private" / "aws" / "config.py").read_text()
+    assert f'"{serve_internals.RAY_IMAGE}"' in source
+
+
+def test_ray_writes_why_its_node_ended_into_a_log_of_this_name() -> None:
+    assert f'"{serve_internals.RAYLET_LOG}"' in inspect.getsource(process_watcher)
+    (program,) = (RAY / "core" / "src" / "ray").glob("*/raylet")
+    assert re.search(serve_internals.RAYLET_ENDS.encode(), program.read_bytes())
+
+
+def test_ray_writes_the_address_of_its_cluster_into_a_file_of_this_name() -> None:
+    file = Path(get_ray_address_file("/tmp/ray"))
+    assert file == Path("/tmp/ray", serve_internals.CURRENT_CLUSTER)
 
 
 @pytest.fixture(scope="module")

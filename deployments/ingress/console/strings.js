@@ -223,8 +223,7 @@ export const STRINGS = {
     "why.has more points for this text, but the target is taken as it is": "has more points for this text, but the target is taken as it is",
     "why.its tokenizer does not know most of the text": "its tokenizer does not know most of the text",
     "why.keeps less than the collection's min_recall, and its queries keep no more now": "keeps less than the collection's min_recall, and its queries keep no more now"
-  },
-  "zh": {
+  }, "zh": {
     "skip": "跳到试验区",
     "tools": "工具",
     "reference": "接口文档",
@@ -447,5 +446,4 @@ export const STRINGS = {
     "why.has more points for this text, but the target is taken as it is": "对这段文本得分更高，但目标模型按原样采用",
     "why.its tokenizer does not know most of the text": "其分词器不认识这段文本的大部分",
     "why.keeps less than the collection's min_recall, and its queries keep no more now": "保留的召回率低于集合的 min_recall，其查询此时也不会更高"
-  }
-};
+  }};

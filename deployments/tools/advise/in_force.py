@@ -17,7 +17,7 @@ from deployments.tools.advise.rules import LATIN, Search, Where
 from deployments.tools.advise.slices import doubt
 from deployments.tools.advise.survey import Plan
 from deployments.tools.policy_file import parse_policy
-from router.codes import SCRIPTS
+from router.codes import SCRIPTS, script_codes
 from router.domain import Tier
 from router.models import build_floor
 from router.routing_config import Routing, Rule
@@ -221,7 +221,7 @@ class _Rest:
         measured = sorted(self._found.languages)
         scripts = [
             script
-            for script in SCRIPTS
+            for script in script_codes(SCRIPTS)
             if script != LATIN and not self._raises("scripts", script, floor)
             if (choice := self._search.scripts().get(script)) is None
             or not self._is_settled(choice, floor)

@@ -248,7 +248,7 @@ class Reader:
             "\n".join(
                 [
                     *shown,
-                    f"{'1 line is' if count == 1 else f'{count} lines are'} broken: mend "
+                    f"{'1 line is' if count == 1 else f'{count} lines are'} broken: fix "
                     f"{'it' if count == 1 else 'them'}, "
                     f"or leave {'it' if count == 1 else 'them'} out with --skip-bad",
                 ]

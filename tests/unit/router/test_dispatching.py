@@ -10,7 +10,8 @@ from router.instructions import Timer
 from router.prefixes import MOST, PrefixHomes
 from router.replica_health import EJECTION_S, FAILURES_IN_A_ROW, MOST_EJECTION_S
 from router.sending import TIMER_S
-from tests.support.dispatch_machine import BATCH, DispatchMachine
+from router.steps import Counters
+from tests.support.dispatch_machine import BATCH, DispatchMachine, Failure, Reply
 
 TENTH = Curve(0.0, 0.1, 0.0, 0.0, BATCH)  # every step takes 0.1 s
 GROWING = Curve(0.0, 0.01, 0.001, 0.0, BATCH)
@@ -382,4 +383,24 @@ def test_bulk_finds_the_one_replica_without_interactive_work_among_many() -> Non
     (chunk,) = machine.submit(10, bulk=True)
     assert machine.sent[-1] == (free, [chunk.number])
     machine.answer_all()
+    machine.close()
+
+
+def test_a_call_whose_texts_all_expired_is_no_step() -> None:
+    machine = DispatchMachine("a")
+    feedback = machine.state.feedback
+    feedback.elsewhere()  # it learns from here on
+    curve = feedback.model.curve
+
+    def answer(counters: Counters, failed: dict[int, Failure]) -> None:
+        machine.submit(100)
+        call = machine.open.pop()
+        reply = Reply("a", failed, inference_s=0.5, counters=counters)
+        machine.execute(machine.state.replied(call, reply, machine.now))
+        machine.end_turn()
+
+    answer(Counters(0, 0.5), {0: Failure("expired", "too late")})
+    assert feedback.model.curve == curve
+    answer(Counters(100, 1.0), {})
+    assert feedback.model.curve != curve
     machine.close()

@@ -163,7 +163,7 @@ def test_collections_and_priorities_that_a_key_has_not_are_refused_by_name() -> 
         ),
         (
             {"keys": {"a": {"hash": hash_of("x")}}, "auth": "none"},
-            "auth: none says that nobody needs a key, and keys: has some",
+            "auth: none allows requests without a key, but keys: has some",
         ),
         ({"auth": "off"}, "auth: 'off' is not known; it is one of none"),
         (

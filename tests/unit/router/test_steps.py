@@ -148,3 +148,26 @@ def test_calls_of_other_routers_are_left_out_unless_every_step_has_some() -> Non
         counters = Counters(30 * number, 2.0 * number)
         found += steps.replied(one(10, 2.0), counters, False, True)
     assert found == [Step(30, 300, 2.0, 3)]
+
+
+def test_a_mixed_step_has_its_share_of_what_was_served_since_the_reply_before() -> None:
+    """Another router sends 99 calls between two of this one."""
+    steps, found = Steps(), list[Step]()
+    for number in range(1, MOST_MIXED + 4):
+        counters = Counters(1000 * number, 100.0 * number)
+        found += steps.replied(one(10, 1.0), counters, False, True)
+    assert found == [one(10, 1.0), one(10, 1.0)]
+
+
+def test_calls_of_one_step_that_were_all_counted_before_the_first_reply_are_one_step() -> None:
+    steps = Steps()
+    assert steps.replied(one(10, 1.0), Counters(10, 1.0), True, True) == [one(10, 1.0)]
+    assert steps.replied(one(10, 1.0), Counters(50, 2.0), False, False) == []
+    found = steps.replied(one(30, 1.0), Counters(50, 2.001), False, True)
+    assert found == [Step(40, 1000, 1.0, 2)]
+
+
+def test_a_step_whose_call_of_another_router_is_answered_last_is_mixed() -> None:
+    steps = Steps()
+    assert steps.replied(one(10, 1.0), Counters(10, 1.0), True, True) == [one(10, 1.0)]
+    assert steps.replied(one(10, 1.0), Counters(50, 2.0), False, True) == []

@@ -105,9 +105,7 @@ async def test_all_that_wait_are_decided_on_one_look_and_each_sees_those_before_
         looks += 1
         return bench.service.loads()
 
-    tries = SecondTries(
-        loads, bench.service.clock, lambda plan, coming: True, lambda plan: ModelUnavailable([], 1)
-    )
+    tries = SecondTries(loads, bench.service.clock, lambda plan, coming: True)
     bench.service.ledger.on_last_lost = tries.last_lost
     plans = [await bench.service.plan(bench.parsed(SHORT, model="best")) for _ in range(4)]
     waiting = [asyncio.create_task(tries.first(plan, asyncio.Event().wait())) for plan in plans]

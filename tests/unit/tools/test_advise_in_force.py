@@ -176,6 +176,18 @@ def test_a_rule_goes_where_the_texts_settle_that_a_smaller_model_is_enough() -> 
     assert '# not-english, {"languages": ["zh"]}: middle is enough' in text
 
 
+def test_the_file_as_read_back_raises_no_script_that_is_settled(tmp_path: Path) -> None:
+    """`Hira` and `Kana` of a file would be read as `Jpan`."""
+    alike = judged(["en", "ja"], {"en": (0.6, 0.8, 0.8), "ja": (0.3, 0.8, 0.8)})
+    of = serving(Routing.model_validate({"default_tier": "balanced"}))
+    file = tmp_path / "routing.yaml"
+    file.write_text(rules_yaml.yaml(of, derive(of, [alike], 1.0), None, {}, 1.0))
+    rules = {rule.name: rule for rule in read_policy(file).routing.rules}
+    scripts = rules["script-not-measured"].when.scripts or ()
+    assert {"Arab", "Hang"} <= set(scripts)
+    assert "Jpan" not in scripts
+
+
 def test_a_rule_stays_where_the_texts_cannot_rule_a_gain_out() -> None:
     luck = np.random.default_rng(4).random((3, 60))
     units = tuple([unit("en")] * 600 + [unit("zh")] * 60)

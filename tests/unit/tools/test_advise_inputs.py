@@ -77,7 +77,7 @@ def test_a_broken_line_is_named_and_skipped_only_on_request(
         strict.settle()
     wanted = f"{path}, {said.format(path=path)}"
     assert str(refused.value).startswith(wanted)
-    assert "1 line is broken: mend it, or leave it out with --skip-bad" in str(refused.value)
+    assert "1 line is broken: fix it, or leave it out with --skip-bad" in str(refused.value)
     loose = Reader(skip_bad=True)
     assert len(loose.texts(path)) == (1 if b"\xff\xfe" in path.read_bytes() else 2)
     assert loose.settle()[0].startswith(f"skipped {wanted}")
