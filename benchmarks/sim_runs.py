@@ -35,11 +35,12 @@ class Simulated:
     met: bool | None  # None: there is no mark, the figure is a verdict's
     baseline: str = ""
     oracle: str = ""
+    profile: str = ""  # empty: that of the 80 % load
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         given = {key: getattr(self, key) for key in self.__slots__}
-        return given | {"simulated": True, "profile": world_of("load-80").profile}
+        return given | {"simulated": True, "profile": self.profile or world_of("load-80").profile}
 
 
 @functools.cache

@@ -79,6 +79,8 @@ def main(
             stage(f"cell {len(rows)} of {cells}: {row['cpu_s']:.0f} s of processor time")
     requests, cpu_s = (sum(row[key] for row in rows) for key in ("requests", "cpu_s"))
     counted = sum(row["counted"] for row in rows)
+    profile = world_of("load-80").profile
+    click.echo(f"simulated, by {profile}")
     click.echo(
         f"simulated: {devices:g} devices, {requests} requests in {seconds:g} s; "
         f"{100 * sum(row['on_time'] for row in rows) / counted:.2f} % on time at "
@@ -93,7 +95,8 @@ def main(
         Row("KiB of the largest cell", max(row["memory_kib"] for row in rows)),
     ]
     table = ({"cell": f"cell {place}", **row} for place, row in enumerate(rows))
-    write([*whole, *flat(table, "cell")], file)
+    origin = {"simulated": True, "profile": profile}
+    write([row._asdict() | origin for row in (*whole, *flat(table, "cell"))], file)
 
 
 if __name__ == "__main__":

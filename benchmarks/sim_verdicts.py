@@ -44,6 +44,7 @@ def ablations() -> Iterator[Simulated]:
                 f"without: {percent(without.attainment)} on time at "
                 f"{points(without.effective_quality)}",
                 f"with: {percent(full.attainment)} at {points(full.effective_quality)}",
+                world.profile + f", steps {error:g} times as long" * (error != 1.0),
             )  # fmt: skip
 
 
@@ -128,6 +129,7 @@ def autoscaler() -> Iterator[Simulated]:
             f"{percent(mean(one.attainment for one in runs))} on time at "
             f"{points(mean(one.effective_quality for one in runs))}; four of the largest ready "
             f"after {mean(map(ready_s, runs)):.0f} s, of which a start takes 90",
+            world.profile,
         )  # fmt: skip
 
 

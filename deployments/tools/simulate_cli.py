@@ -57,6 +57,11 @@ class ModelReplicas(click.ParamType[tuple[str, int]]):
     multiple=True,
     help="Replicas of a model, in the place of the scenario's; can be given several times.",
 )
+@click.option(
+    "--gpu-hour",
+    type=click.FloatRange(min=0),
+    help="What a device costs an hour, in any currency, in the place of the scenario's.",
+)
 @click.option("--no-plan", is_flag=True, help="Do not look for the cheapest replicas.")
 @click.option("--baselines", is_flag=True, help="Also simulate other policies, and the bounds.")
 @click.option(
@@ -75,6 +80,7 @@ def main(
     trace: Path | None,
     scale: float | None,
     replicas: tuple[tuple[str, int], ...],
+    gpu_hour: float | None,
     no_plan: bool,
     baselines: bool,
     output: Path | None,
@@ -88,6 +94,8 @@ def main(
     if output is not None:
         _check_packages()
     world = load_world(scenario, config, trace, log, scale, dict(replicas))
+    if gpu_hour is not None:
+        world = world.updated(gpu_hour=gpu_hour)
     way = load_way(policy or world.scenario.policy, scenario, world.args)
     gc.freeze()  # as in a router's process: permanent objects are not scanned again
     with bar(total=100, bar_format="{desc}  {percentage:3.0f}%|{bar}| {elapsed} gone") as shown:

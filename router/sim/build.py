@@ -257,7 +257,7 @@ def _shape(one: Logged, world: World) -> Shape:
     }
     return Shape(
         "log",
-        "log",
+        (entry.use.key if entry.use is not None else "") or "log",
         request.features,
         own,
         pieces,

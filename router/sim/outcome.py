@@ -125,6 +125,7 @@ class Outcome:
         self.busy_s: dict[str, float] = {}  # device seconds that replicas were busy, by model
         self.replicas: list[tuple[float, str, int]] = []  # since when, model, ready replicas
         self.served: Counter[str] = Counter()  # tokens by tenant, answered while requests arrived
+        self.space_violations = 0  # answers by a model outside the request's space
         self.last_late_s = 0.0  # arrival of the last request that was not on time
         self.warm = Tally()
         self.end_s = 0.0
@@ -133,6 +134,8 @@ class Outcome:
         """Count a request that was answered after `actual_s`."""
         model, budget_s = decision.model, shape.budget_s
         assert model is not None
+        if shape.candidates is not None and model not in shape.candidates:
+            self.space_violations += 1
         on_time = budget_s is None or actual_s <= budget_s
         counted = arrived_s >= self.from_s
         place = int(arrived_s / self.every_s)
@@ -209,6 +212,7 @@ class Outcome:
             "models": dict(self.models.most_common()),
             "reasons": dict(self.reasons.most_common()),
             "errors": dict(self.errors.most_common()),
+            "space_violations": self.space_violations,
             "device_hours": devices / 3600.0,
             "utilisation": _share(sum(self.busy_s.values()), devices),
             "on_time_tokens_per_device_s": _share(total.tokens, devices),

@@ -8,7 +8,7 @@
     READY      a replica has started
     FAULT      a replica dies, slows down or recovers
 
-Prices are updated by decisions, as in a router. Only REPORT and SCALE look at all replicas.
+Only REPORT and SCALE look at all replicas.
 """
 
 from collections import deque

@@ -11,12 +11,14 @@ from click.testing import CliRunner, Result
 
 from deployments.launch.serve_config import application
 from deployments.tools.simulate.load import load_way, load_world
+from deployments.tools.simulate.report import simulated
 from router.cli import main
 from router.decision_log import ANSWERED, DecisionContext, Entry, entry_line, setting_line
 from router.domain import Features, Load, Request, Tier, Work
 from router.models import build_models, build_policy
 from router.policy import decide
-from router.sim.build import logged, mean_rate, run
+from router.sim.build import Way, logged, mean_rate, run
+from router.usage import Use
 
 pytestmark = pytest.mark.usefixtures("kept_tokenizers")
 
@@ -67,6 +69,43 @@ def test_the_first_line_is_the_fleet_its_cost_and_the_cheapest_plan(tmp_path: Pa
     assert best["quality"] >= report["plan"]["asked_quality"]
     assert "4.5 cards, 9.00 an hour; the cheapest plan" in report["verdict"]
     assert f"{best['cost']:.2f} an hour" in report["verdict"]
+
+
+def test_the_cost_of_a_device_is_an_option_and_the_first_line_says_where_it_is_missing(
+    tmp_path: Path,
+) -> None:
+    first = simulate(tmp_path, SMALL).stdout.splitlines()[0]
+    assert first.endswith(
+        "4.5 cards; for its cost, give --gpu-hour or write `gpu_hour:` into the scenario"
+    )
+    scenario = SMALL | {"gpu_hour": {"qwen3-embedding-4b": 1.0}}
+    first = simulate(tmp_path, scenario, "--gpu-hour", "2").stdout.splitlines()[0]
+    assert first.endswith("4.5 cards, 9.00 an hour")
+
+
+def test_the_bar_moves_while_a_plan_is_searched(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    world = load_world(path)
+    told = list[tuple[str, float]]()
+    simulated(world, Way("as configured"), True, False, lambda *one: told.append(one))
+    shares = [share for what, share in told if what.startswith("plan ")]
+    assert len(shares) > 1
+    assert shares == sorted(set(shares))
+    assert shares[0] > 0.0
+    assert shares[-1] <= 1.0
+
+
+@pytest.mark.parametrize("without", ["qwen3-embedding-4b", "qwen3-embedding-0.6b"])
+def test_a_model_whose_times_nothing_says_is_refused(without: str, tmp_path: Path) -> None:
+    data = yaml.safe_load(CONFIG.read_text())
+    del data["applications"][0]["args"]["models"][without]["curve"]
+    config = tmp_path / "mine.yaml"
+    config.write_text(yaml.safe_dump(data))
+    done = simulate(tmp_path, SMALL | {"config": str(config)})
+    assert done.exit_code == 1
+    assert f"{without} has neither `profile` nor `curve`" in done.output
+    assert f"`embedding-router calibrate --config {config} --model {without} -o" in done.output
 
 
 def test_a_student_is_no_candidate_of_requests_that_name_no_space(tmp_path: Path) -> None:
@@ -138,6 +177,7 @@ def test_one_card_fewer_is_an_option(tmp_path: Path) -> None:
         ({"traffic": {}}, "give one of requests_per_s, load and log"),
         ({"replicas": {"qwen3-embedding-9b": 1}}, "did you mean qwen3-embedding-8b?"),
         ({"profiles": "h300.json"}, "profiles: there is no file h300.json"),
+        ({"profiles": "h300.json"}, f"`embedding-router calibrate --config {CONFIG} --model"),
         ({"profiles": str(ROOT / "configs/profiles/local-wordllama-256.json")}, "calibrate"),
         ({"policy": "always-smal"}, "did you mean always-small?"),
         ({"config": None}, "write `config:` or give --config"),
@@ -175,6 +215,7 @@ def logged_at(
     *times: float,
     took_s: Mapping[float, float] = NONE,
     priority: str = "interactive",
+    use: Use | None = None,
 ) -> Path:
     """A decision log of configs/qwen3.yaml with a request that ends at each of these times, after
     10 ms or as `took_s` says.
@@ -192,7 +233,7 @@ def logged_at(
     for at_s in times:
         took = took_s.get(at_s, 0.01)
         entry = Entry(at_s, 0.0, 0.0, request, None, False, models, loads, decision, ANSWERED, took)
-        entry = entry._replace(priority=priority)
+        entry = entry._replace(priority=priority, use=use)
         lines.append(entry_line(entry, setting, "one"))
     path = folder / "decisions.jsonl"
     path.write_bytes(b"".join(lines))
@@ -224,6 +265,16 @@ def test_requests_of_a_log_keep_their_priority(priority: str, tmp_path: Path) ->
     path.write_text(yaml.safe_dump(SMALL))
     found = list(logged(load_world(path, log=log)))
     assert [one.shape.bulk for one in found] == 2 * [priority == "bulk"]
+
+
+@pytest.mark.parametrize(("key", "tenant"), [("shop", "shop"), ("", "log"), (None, "log")])
+def test_requests_of_a_log_belong_to_the_tenant_that_it_names(
+    key: str | None, tenant: str, tmp_path: Path
+) -> None:
+    use = None if key is None else Use(key, "qwen3-embedding-8b", "", 1, 20, 0.01)
+    log = logged_at(tmp_path, 1000.0, 1001.0, use=use)
+    done = simulate(tmp_path, SMALL, "--log", str(log), "--json")
+    assert list(json.loads(done.stdout)["result"]["tenants"]) == [tenant]
 
 
 def test_a_log_or_trace_that_ends_before_the_warm_up_does_is_refused(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ import pytest
 
 from benchmarks import sim_models, sim_truth
 from benchmarks.live import Ask, Text, Told
-from benchmarks.sim_runs import world_of
+from benchmarks.sim_failures import with_pinned
+from benchmarks.sim_runs import LARGE, Simulated, way_of, world_of
 from deployments.service.prepare import Preparer
 from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
-from router.domain import Features, Load, Request, Tier, Work
+from router.domain import Decision, Features, Load, Reason, Request, Tier, Work
 from router.models import build_policy
 from router.policy import decide
-from router.sim.build import Way, World, run
+from router.sim.build import Way, World, arrivals, run
+from router.sim.outcome import Outcome
 from router.strict import parse_args
 from tests.support.virtual_loop import sized_text
 
@@ -73,6 +75,35 @@ def test_a_log_that_lacks_requests_is_no_ground_for_a_figure(answered: int, sent
     world = logged_world([(101.0, 1.0), (103.0, 1.0)])
     with pytest.raises(click.ClickException, match=sentence):
         sim_models.logged(world, 100.0, 140.0, answered)
+
+
+def test_a_row_names_the_profile_of_its_own_world() -> None:
+    usual = Simulated("T1", "attainment", 1.0, "", None).as_dict()
+    assert (usual["simulated"], usual["profile"]) == (True, world_of("load-80").profile)
+    day = world_of("day").profile
+    assert "8 times slower" in day
+    assert Simulated("T9", "hours", 1.0, "", None, profile=day).as_dict()["profile"] == day
+
+
+def test_an_answer_from_outside_the_space_of_its_request_is_counted() -> None:
+    outcome, small = Outcome(10.0), "qwen3-embedding-0.6b"
+    shape = next(arrivals(world_of("load-80"), 100.0)).shape
+    for candidates in (None, frozenset({LARGE}), frozenset({LARGE, small})):
+        shape.candidates = candidates
+        for chosen in (LARGE, small):
+            decision = Decision(chosen, chosen, Reason.AUTO, None, 0.01, 0.0, False, {}, {})
+            outcome.answered(shape, decision, 0.0, 0.01)
+    outcome.settle()
+    assert outcome.space_violations == outcome.as_dict()["space_violations"] == 1
+
+
+def test_requests_that_name_the_largest_stay_with_it_while_its_replicas_die() -> None:
+    world = with_pinned(world_of("failures")).updated(seconds=1.0, warm_up_s=0.0)
+    faults = [world.scenario.faults[0].model_copy(update={"at_s": 0.2, "replicas": 4})]
+    outcome = run(world.updated(faults=faults), way_of(), 150.0)
+    assert outcome.kinds["pinned"].offered > 0
+    assert outcome.space_violations == 0
+    assert len(outcome.models) > 1
 
 
 def test_a_service_that_was_never_on_time_is_compared_too() -> None:

@@ -164,16 +164,16 @@ def read_trace(path: Path) -> list[tuple[float, int]]:
     return rows
 
 
-def _file(scenario: Path, name: str, key: str) -> Path:
+def _file(scenario: Path, name: str, key: str, hint: str = "") -> Path:
     """Find a file that a scenario names: from its folder, otherwise as given.
 
-    Raises ConfigError.
+    Raises ConfigError, which ends with the hint.
     """
     for path in (scenario.parent / name, Path(name)):
         if path.is_file():
             return Path(os.path.normpath(path))
     raise ConfigError(
-        [f"{scenario}: {key}: there is no file {name}, neither in {scenario.parent} nor here"]
+        [f"{scenario}: {key}: there is no file {name}, neither in {scenario.parent} nor here{hint}"]
     )
 
 
@@ -182,22 +182,35 @@ def _profiled(
 ) -> tuple[dict[str, Model], str]:
     """Return models with the curves of the scenario's profiles, and where those come from."""
     if scenario.profiles is None:
-        own = {one.profile for one in args.models.values() if one.profile}
-        where = ", ".join(sorted(own)) if own else f"the curves of {config}"
-        return dict(models), where
-    file = _file(path, scenario.profiles, "profiles")
+        _check_measured(config, args, models)
+        own = {args.models[name].profile for name in models}
+        where = sorted(one for one in own if one is not None)
+        return dict(models), ", ".join(where + [f"the curves of {config}"] * (None in own))
+    hint = f"; measure it with `embedding-router calibrate --config {config} --model MODEL -o FILE`"
+    file = _file(path, scenario.profiles, "profiles", hint)
     try:
         data = json.loads(file.read_bytes())
         curves = {name: load_profile(data, name) for name in models}
         devices = {read_profile(data, name).device for name in models}
     except (ProfileError, ValueError) as error:
-        hint = "" if "calibrate" in str(error) else "; measure it with `embedding-router calibrate`"
-        raise ConfigError([f"{file}: {error}{hint}"]) from None
+        raise ConfigError([f"{file}: {error}{'' if 'calibrate' in str(error) else hint}"]) from None
     made = {
         name: replace(model, curve=replace(curves[name], overhead_s=model.curve.overhead_s))
         for name, model in models.items()
     }
     return made, f"{file} ({', '.join(sorted(devices))})"
+
+
+def _check_measured(config: Path, args: RouterArgs, models: Mapping[str, Model]) -> None:
+    """Raise ConfigError if the config does not say how long a model takes."""
+    if problems := [
+        f"{config}: {name} has neither `profile` nor `curve`, so its times are not known; measure "
+        f"it with `embedding-router calibrate --config {config} --model {name} -o {name}.json`, "
+        f"and write `profile: {name}.json` for it"
+        for name in models
+        if args.models[name].profile is None and args.models[name].curve is None
+    ]:
+        raise ConfigError(problems)
 
 
 def _fleet(app: Mapping[str, Any]) -> Fleet:

@@ -12,7 +12,7 @@ from router.sim.baselines import CHOOSERS
 from router.sim.build import Way, World, arrivals, length_s, mean_rate, run
 from router.sim.oracle import fluid_bound
 from router.sim.outcome import Outcome
-from router.sim.planning import Planned, Planner, cost_of
+from router.sim.planning import MOST_TRIES, Planned, Planner, cost_of
 
 Watch = Callable[[str, float], None]  # gets what is being done, and the share that is done
 
@@ -24,9 +24,11 @@ def simulated(world: World, way: Way, plan: bool, baselines: bool, watch: Watch)
     started = time.process_time()
     outcome = run(world, way, rate, lambda now: watch("simulating", min(1.0, now / seconds)))
     took_s = time.process_time() - started
-    planned = (
-        Planner(world, way, lambda tried: watch(f"plan {tried}", 0.0)).search() if plan else None
-    )
+
+    def tries(tried: int) -> None:
+        watch(f"plan {tried}", min(1.0, tried / MOST_TRIES))
+
+    planned = Planner(world, way, tries).search() if plan else None
     others = _others(world, way, outcome, rate, watch) if baselines else []
     free = world.scenario.gpu_hour is None
     data = {
@@ -123,6 +125,8 @@ def _sentences(
             first += (
                 f"; the cheapest plan that keeps {goal}: {_fleet(world, planned.best.replicas)}"
             )
+    if world.scenario.gpu_hour is None:
+        first += "; for its cost, give --gpu-hour or write `gpu_hour:` into the scenario"
     missed = ", ".join(f"{count} {code}" for code, count in result["errors"].items())
     more = [
         f"{result['offered']} requests at {data['requests_per_s']:.1f}/s, by {data['policy']}: "
