@@ -186,8 +186,8 @@ class DispatcherState(Sending[C, R]):
 
     def _learn(self, call: CallInFlight[C], reply: R) -> None:
         """Learn how long the step of a reply took."""
-        if sum(one.code == "expired" for one in reply.failed.values()) == call.texts:
-            return  # the engine read none of it
+        if any(one.code == "expired" for one in reply.failed.values()):
+            return  # the engine did not read all of it
         ahead, tokens = call.dispatch.ahead_tokens, call.dispatch.tokens
         at_replica_s = reply.queue_s + reply.inference_s
         if not self.limits.steps:  # calls run side by side

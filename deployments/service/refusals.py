@@ -80,7 +80,11 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
             if candidate.why is Why.OVER_BUDGET
         )
         budget_s = (plan.decision_input.deadline_s or plan.arrived_s) - plan.arrived_s
-        return BudgetUnreachable(budget_s, soonest_s, decision.retry_after_s)
+        retry_after_s = decision.retry_after_s
+        if retry_after_s is None and plan.tried is not None:
+            # a request with its whole budget can be in time, even if no model is idle sooner
+            retry_after_s = RETRY_AFTER_S
+        return BudgetUnreachable(budget_s, soonest_s, retry_after_s)
     whys = {candidate.model: candidate.why for candidate in decision.candidates}
     out = (Why.NOT_IN_SPACE, Why.NOT_PERMITTED, Why.BELOW_TARGET)
     able = [name for name, why in whys.items() if why not in out]

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from deployments.dispatch.chunks import SENDER
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.service.plan import Plan
-from router.admission import RETRY_AFTER_S
 from router.config import Limits
 from router.domain import Load, OnMiss, Reason
 from router.errors import ModelUnavailable
@@ -140,9 +139,7 @@ class SecondTries:
             tried_s=now - plan.decided_s,
         )
         if decision.model is None:
-            # a request with its whole budget can be in time, even if no model is idle sooner
-            retry_after_s = decision.retry_after_s or RETRY_AFTER_S
-            return again._replace(decision=decision._replace(retry_after_s=retry_after_s))
+            return again
         if not self._has_room(again, coming.get(decision.model, (0, 0))):
             return None
         plan.choice.decided(decision.model)

@@ -101,7 +101,8 @@ def test_requests_that_name_the_largest_stay_with_it_while_its_replicas_die() ->
     world = with_pinned(world_of("failures")).updated(seconds=1.0, warm_up_s=0.0)
     faults = [world.scenario.faults[0].model_copy(update={"at_s": 0.2, "replicas": 4})]
     outcome = run(world.updated(faults=faults), way_of(), 150.0)
-    assert outcome.kinds["pinned"].offered > 0
+    pinned = outcome.kinds["pinned"]
+    assert pinned.on_time + pinned.late > 0
     assert outcome.space_violations == 0
     assert len(outcome.models) > 1
 

@@ -56,9 +56,9 @@ class Replica:
             self.arrive(source.choice(LENGTHS), at_s, True, source.random() < own_share)
         self.now += seconds
         self.busy_s += seconds
+        self.served += tokens
         for index, call in enumerate(calls):
             late_s = index * WRITTEN_S
-            self.served += call.tokens
             if call.own:
                 at_replica_s = begun_s + seconds + late_s - call.arrived_s
                 self.feedback.replied(
