@@ -57,7 +57,7 @@ system: ## install the programs that tests use, from Debian's packages, as root
 # Workers must collect the same tests in the same order, so they hash alike.
 PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not long"
 
-test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -m 'not models'" takes a minute
+test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -m 'not models'" takes two minutes
 ifeq ($(strip $(ARGS)),)
 	@failed=0; \
 	$(PYTEST) -n $(or $(WORKERS),2) $(ALONE) || failed=1; \
