@@ -144,7 +144,7 @@ class Sending(Generic[C, R]):
         pick, idle = self.ledger.pick, kind is SMALL or first.bulk
         failed_at = first.failed_at if len(self._replicas.ready) > 1 else None
         if self._queues.needs_free(first) and self.limits.steps:
-            return self._pick_free(kind, now, failed_at), []
+            return self._pick_free(kind, now, failed_at)
         among = None if idle else self._among_laden()
         replica = pick(self.model, now, self._rng, failed_at, prefer_idle=idle, among=among)
         home = None if first.prefix is None else self._homes.get(first.prefix)
@@ -161,24 +161,28 @@ class Sending(Generic[C, R]):
         """
         return not self.limits.steps or not self._replicas.at[replica].interactive
 
-    def _pick_free(self, kind: int, now: float, failed_at: str | None) -> str | None:
-        """The replica for bulk that is not due: the home of its prefix, otherwise the least loaded
-        of a few, among those with room and without interactive work. One that failed the chunk is
-        taken only if no other is found.
+    def _pick_free(
+        self, kind: int, now: float, failed_at: str | None
+    ) -> tuple[str | None, list[C]]:
+        """The replica for bulk that is not due, and chunks set aside as by `_pick`: the home of its
+        prefix, otherwise the least loaded of a few, among those with room and without interactive
+        work.
         """
         ledger, free = self.ledger, self._replicas.free.members
         start = int(self._rng.random() * len(free)) - len(free)  # routers break ties differently
         looked = [free[place] for place in range(start, start + min(len(free), SCANNED))]
         roomy = [replica for replica in looked if ledger.has_room(self.model, replica)]
-        among = [replica for replica in roomy if replica != failed_at] or roomy
+        among = [replica for replica in roomy if replica != failed_at]
         if not among:
-            return None
+            if not roomy:
+                return None, []
+            return failed_at, self._queues.set_aside(kind, roomy[0])
         least = ledger.least_loaded(self.model, among, now)
         home = self._homes.get(self._queues.first(kind).prefix)
         if home is None or home == failed_at or home not in self._replicas.at:
-            return least
+            return least, []
         goes = self._free(home) and self._goes_home(home, kind, now, least)
-        return home if goes else least
+        return home if goes else least, []
 
     def _among_laden(self) -> Sequence[str] | None:
         """The replicas with large calls, if none is idle and they are enough for the large work: a

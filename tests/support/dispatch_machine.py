@@ -251,6 +251,7 @@ class DispatchMachine:
         assert call.replica in self.state.replicas
         for chunk in call.chunks:
             assert not self.ended(chunk)
+            assert call.replica != chunk.failed_at or len(self.state.replicas) == 1
             if chunk.failed_at is None:  # the order of a class is kept until a call fails
                 kind = (chunk.kind, chunk.bulk, chunk.sender.key)
                 assert self._launched.get(kind, -1) < chunk.number

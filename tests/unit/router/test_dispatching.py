@@ -386,6 +386,23 @@ def test_bulk_finds_the_one_replica_without_interactive_work_among_many() -> Non
     machine.close()
 
 
+def test_bulk_waits_for_another_replica_than_the_one_that_failed_it() -> None:
+    machine = DispatchMachine("a", "b", bulk_share=0.0)
+    machine.submit(10)
+    busy = machine.open[0]
+    (chunk,) = machine.submit(500, bulk=True)
+    failing = machine.open[1]
+    assert failing.replica != busy.replica
+    machine.answer(failing, {0: Failure("engine", "it failed")})
+    (other,) = machine.submit(500, bulk=True)  # does not wait behind it
+    assert machine.sent[-1] == (failing.replica, [other.number])
+    machine.answer(machine.open[-1])
+    machine.answer(busy)
+    assert machine.sent[-1] == (busy.replica, [chunk.number])
+    machine.answer_all()
+    machine.close()
+
+
 def test_a_call_whose_texts_all_expired_is_no_step() -> None:
     machine = DispatchMachine("a")
     feedback = machine.state.feedback
