@@ -1,8 +1,4 @@
-"""The laws of a decision, for any input.
-
-Seconds are multiples of 1/1024, which floats add without rounding, so that "never" can be checked
-exactly.
-"""
+"""The laws of a decision, for any input."""
 
 import math
 from dataclasses import replace
@@ -11,13 +7,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.domain import Curve, Decision, Features, Load, Model, OnMiss, Reason, Request, Why, Work
+from router.domain import Curve, Decision, Load, Model, OnMiss, Reason, Request, Why, Work
 from router.policy import decide, idle_tail_s, predict
 from router.rules import Floor, Policy
+from tests.support.decision_inputs import features, loads_of, ticks
 
 untimed = settings(deadline=None)
 
-ticks = st.integers(0, 4096).map(lambda count: count / 1024)
 names = ("a", "b", "c", "d")
 subsets = st.none() | st.frozensets(st.sampled_from(names))
 
@@ -41,24 +37,7 @@ def works(draw: st.DrawFn) -> Work:
     return Work(sum(lengths), max(lengths), sum(length**2 for length in lengths), len(lengths))
 
 
-loads = st.builds(
-    Load,
-    ready_replicas=st.sampled_from((0, 1, 1, 4)),
-    ahead_tokens=st.integers(0, 2000),
-    running_rest_s=ticks,
-    margin=st.sampled_from((0.5, 1.0, 1.5, 4.0)),
-    cold_start_s=st.none() | ticks,
-    bias=st.sampled_from((0.5, 1.0, 2.0)),
-    beside_s=st.lists(ticks, max_size=2).map(tuple),
-)
-texts = st.builds(
-    Features,
-    characters=st.just(9),
-    language=st.sampled_from((None, "en", "zh")),
-    script=st.sampled_from((None, "Latn")),
-    mixed=st.booleans(),
-    code=st.booleans(),
-)
+loads = loads_of(0, 1, 1, 4)
 floors = st.lists(
     st.builds(
         Floor, st.sampled_from(("one", "two")), st.sampled_from(names), st.none() | st.integers(1,
@@ -92,7 +71,7 @@ def worlds(draw: st.DrawFn) -> World:
     }  # fmt: skip
     target = draw(st.none() | st.sampled_from(names))
     asked = Request(
-        work={name: draw(works()) for name in names}, features=draw(texts), target=target,
+        work={name: draw(works()) for name in names}, features=draw(features), target=target,
         pinned=draw(st.booleans()),
         strict=draw(st.booleans()), candidates=draw(subsets), permitted=draw(subsets),
         on_miss=draw(st.sampled_from(OnMiss)),

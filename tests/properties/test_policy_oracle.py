@@ -1,7 +1,5 @@
 """The decision against one by enumeration, and what it gives up in points with the figures and
 profiles of configs/local.yaml.
-
-Seconds are multiples of 1/1024, which floats add without rounding.
 """
 
 from pathlib import Path
@@ -18,10 +16,10 @@ from router.models import build_models, build_policy
 from router.policy import decide
 from router.rules import Floor, Policy
 from tests.support import decision_oracle
+from tests.support.decision_inputs import features, loads_of, ticks
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("a", "b", "c", "d")
-ticks = st.integers(0, 2048).map(lambda count: count / 1024)
 subsets = st.none() | st.frozensets(st.sampled_from(NAMES), min_size=1)
 curves = st.builds(
     Curve,
@@ -36,24 +34,7 @@ curves = st.builds(
 qualities = st.dictionaries(
     st.sampled_from(("en", "zh", "code", "mixed", "default")), st.sampled_from((40.0, 50.0, 60.0))
 )
-loads = st.builds(
-    Load,
-    ready_replicas=st.sampled_from((0, 1, 1, 1)),
-    ahead_tokens=st.integers(0, 2000),
-    running_rest_s=ticks,
-    margin=st.sampled_from((0.5, 1.0, 1.5, 4.0)),
-    cold_start_s=st.none() | ticks,
-    bias=st.sampled_from((0.5, 1.0, 2.0)),
-    beside_s=st.lists(ticks, max_size=2).map(tuple),
-)
-features = st.builds(
-    Features,
-    characters=st.just(9),
-    language=st.sampled_from((None, "en", "zh")),
-    script=st.sampled_from((None, "Latn", "Hani")),
-    mixed=st.booleans(),
-    code=st.booleans(),
-)
+loads = loads_of(0, 1, 1, 1)  # the oracle divides no work among replicas
 sets = st.none() | st.frozensets(st.sampled_from(("en", "zh")))
 floors = st.builds(
     Floor,

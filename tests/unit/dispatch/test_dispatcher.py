@@ -7,6 +7,7 @@ import math
 import random
 import weakref
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,13 +113,26 @@ class Bench:
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    made = Bench()
+async def make_bench() -> AsyncIterator[Callable[..., Bench]]:
+    """Make a bench that is closed after the test."""
+    benches = list[Bench]()
+
+    def make(*args: Any, **options: Any) -> Bench:
+        benches.append(Bench(*args, **options))
+        return benches[-1]
+
+    yield make
+    for made in benches:
+        await made.dispatcher.close()
+        await settle()
+        made.ledger.assert_empty()
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    made = make_bench()
     made.dispatcher.replicas_changed(["a"])
-    yield made
-    await made.dispatcher.close()
-    await settle()
-    made.ledger.assert_empty()
+    return made
 
 
 def firsts(rows: list[Rows]) -> list[int]:
@@ -196,8 +210,10 @@ async def test_texts_that_gather_go_side_by_side_where_an_engine_writes_their_pr
     await settle()
 
 
-async def test_small_requests_do_not_gather_for_an_engine_that_takes_calls_side_by_side() -> None:
-    bench = Bench(steps=False)
+async def test_small_requests_do_not_gather_for_an_engine_that_takes_calls_side_by_side(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(steps=False)
     bench.dispatcher.replicas_changed(["a"])
     for index in range(3):
         bench.submit(index, 10)
@@ -426,9 +442,9 @@ async def test_bulk_yields_to_interactive(bench: Bench) -> None:
     await bench.transport.answer_all()
 
 
-async def test_bulk_travels_in_calls_of_bounded_work() -> None:
+async def test_bulk_travels_in_calls_of_bounded_work(make_bench: Callable[..., Bench]) -> None:
     a_text_s = 0.001 * 40
-    bench = Bench(feedback(Curve(0.0, 0.0, 0.001, 0.0, BATCH)), bulk_call_s=2.5 * a_text_s)
+    bench = make_bench(feedback(Curve(0.0, 0.0, 0.001, 0.0, BATCH)), bulk_call_s=2.5 * a_text_s)
     bench.dispatcher.replicas_changed(["a"])
     ingest = bench.submit(0, *[40] * 7, bulk=True)
     assert len(ingest) == 4  # of one request: cut
@@ -677,9 +693,9 @@ async def test_texts_of_few_tokens_and_many_bytes_make_no_call_larger_than_a_mes
 
 
 async def test_a_fault_of_ours_after_the_answer_is_logged_and_called_one(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, make_bench: Callable[..., Bench]
 ) -> None:
-    bench = Bench(BrokenFeedback(Model("m", 0, 100_000, SHORT, {}), True, Routing(), 0.0))
+    bench = make_bench(BrokenFeedback(Model("m", 0, 100_000, SHORT, {}), True, Routing(), 0.0))
     bench.dispatcher.replicas_changed(["a"])
     future = bench.submit(5, 900)[0]
     with caplog.at_level("ERROR", logger="ray.serve"):
@@ -716,8 +732,10 @@ async def test_what_a_lost_replica_still_does_takes_no_room_from_the_others(benc
     assert firsts([await new]) == [7]
 
 
-async def test_a_queue_that_is_too_long_to_wait_for_refuses_until_when_there_is_room() -> None:
-    bench = Bench(max_queue_s=1.0)  # the curve serves 9,900 tokens a second
+async def test_a_queue_that_is_too_long_to_wait_for_refuses_until_when_there_is_room(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(max_queue_s=1.0)  # the curve serves 9,900 tokens a second
     bench.dispatcher.replicas_changed(["a"])
     for index in range(14):  # two are on their way, 12 wait: 10,800 tokens
         bench.submit(index, 900)
@@ -878,8 +896,8 @@ async def test_an_answer_of_another_shape_is_an_error_not_a_vector(bench: Bench)
         await future
 
 
-async def test_work_waits_for_the_first_replica() -> None:
-    bench = Bench()
+async def test_work_waits_for_the_first_replica(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
     future = bench.submit(3, 10)[0]
     await settle()
     assert not bench.transport.sent
@@ -889,8 +907,10 @@ async def test_work_waits_for_the_first_replica() -> None:
     bench.ledger.assert_empty()
 
 
-async def test_work_for_a_model_at_zero_replicas_asks_for_one_once() -> None:
-    bench = Bench(feedback(cold_start_s=30.0))
+async def test_work_for_a_model_at_zero_replicas_asks_for_one_once(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(feedback(cold_start_s=30.0))
     futures = [bench.submit(index, 10)[0] for index in range(3)]
     await settle()
     assert bench.transport.woken == ["m"]
@@ -975,8 +995,10 @@ async def test_requests_that_share_a_call_get_errors_of_their_own(bench: Bench) 
     assert len(set(map(id, errors))) == len(errors)
 
 
-async def test_a_full_queue_of_slow_work_asks_for_no_longer_time_than_clients_wait() -> None:
-    bench = Bench(feedback(Curve(0.001, 0.001, 0.01, 0.0, BATCH)))  # 500 s wait
+async def test_a_full_queue_of_slow_work_asks_for_no_longer_time_than_clients_wait(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(feedback(Curve(0.001, 0.001, 0.01, 0.0, BATCH)))  # 500 s wait
     bench.dispatcher.replicas_changed(["a"])
     for index in range(57):
         bench.submit(index, 900)
@@ -985,14 +1007,15 @@ async def test_a_full_queue_of_slow_work_asks_for_no_longer_time_than_clients_wa
     assert refused.value.headers["retry-after"] == "60"
 
 
-async def test_a_full_queue_without_a_replica_has_no_prediction() -> None:
-    bench = Bench()
+async def test_a_full_queue_without_a_replica_has_no_prediction(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench()
     for index in range(55):
         bench.submit(index, 900)
     with pytest.raises(Overloaded) as refused:
         bench.submit(57, 900)
     assert refused.value.headers["retry-after"] == "1"
-    await bench.dispatcher.close()
 
 
 async def test_closing_fails_what_waits_and_says_so() -> None:
