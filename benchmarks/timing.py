@@ -23,7 +23,6 @@ from typing import NamedTuple
 import aiohttp
 import click
 import numpy as np
-from scipy.stats import mannwhitneyu
 
 from benchmarks.live import LOCAL, router
 from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
@@ -54,6 +53,8 @@ def judged(figure: str, known: Sequence[float], new: Sequence[float]) -> Told:
     right = max(float((ones <= limit).sum() + (others > limit).sum()) for limit in both)
     if both.min() == both.max():
         return Told(figure, 0.5, 1.0, right / len(both))
+    from scipy.stats import mannwhitneyu  # takes a second to import
+
     test = mannwhitneyu(ones, others)
     share = 1.0 - float(test.statistic) / (len(ones) * len(others))
     return Told(figure, share, float(test.pvalue), right / len(both))

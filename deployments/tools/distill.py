@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -25,15 +25,6 @@ from deployments.tools.align import (
     rows_by_language,
 )
 from deployments.tools.corpus import Text
-from deployments.tools.student_training import (
-    OWN,
-    OWN_ALONE,
-    Bags,
-    Network,
-    Recipe,
-    bags_of,
-    general_recipe,
-)
 from deployments.tools.vector_store import Embed
 from deployments.tools.vocabulary import (
     PREFIX,
@@ -48,6 +39,9 @@ from router.retrieval import TOP, nearest, overlap
 from router.space import Space
 from router.space import fit as cut
 from router.student import About, Student
+
+if TYPE_CHECKING:  # torch takes seconds, and `--help` needs none of it
+    from deployments.tools.student_training import Bags, Network, Recipe
 
 FEWEST_LETTERS = 25  # of a sentence
 FEWEST_OF_A_WORD = 2
@@ -65,7 +59,7 @@ class Start(NamedTuple):
     """What a student starts from: the tokens, and the network of the general stage."""
 
     tokenizer: Tokenizer
-    network: Network
+    network: "Network"
     general_texts: int
     licences: Mapping[str, int]
     is_general: bool  # trained on general texts, so the collection's own need fewer epochs
@@ -118,6 +112,8 @@ async def general_start(
     done: Callable[[int], object],
 ) -> Start:
     """Train on general texts, with rows that start from single tokens."""
+    from deployments.tools.student_training import general_recipe
+
     tokens = words.tokens(texts)
     made = tokenizer(tokens)
     network, bags = await _rows(teacher, words, made, tokens, texts)
@@ -129,6 +125,8 @@ async def general_start(
 
 def start_of(student: Student) -> Start:
     """Start from an existing student."""
+    from deployments.tools.student_training import Network
+
     about = student.about
     network = Network.of_student(student)
     return Start(student.tokenizer, network, about.general_texts, about.licences, True)
@@ -136,12 +134,14 @@ def start_of(student: Student) -> Start:
 
 async def _rows(
     teacher: Teacher, words: Words, made: Tokenizer, tokens: Sequence[str], texts: Sequence[str]
-) -> tuple[Network, Bags]:
+) -> "tuple[Network, Bags]":
     """Build a network that starts from the teacher's vectors of the tokens.
 
     A piece that continues a word has no meaning alone. It starts from words of the texts that
     contain it or, if there are none, from the mean of all whole tokens.
     """
+    from deployments.tools.student_training import Network, bags_of
+
     with_it = examples(words.pieces, words_of(texts), EXAMPLES)
     whole = [token for token in tokens if not token.startswith(PREFIX)]
     asked = list(dict.fromkeys([*whole, *(word for some in with_it.values() for word in some)]))
@@ -183,6 +183,8 @@ async def distil_own(
     `epochs` 0 judges the student of `start` as it is. Raises AlignError if there is too little to
     judge with.
     """
+    from deployments.tools.student_training import OWN, OWN_ALONE
+
     own = sentences_of(given.fitted)
     texts = [text.text for text in own]
     targets = await teacher.queries(texts)
@@ -250,10 +252,12 @@ async def _fitted(
     words: Words,
     texts: Sequence[str],
     targets: Vectors,
-    recipe: Recipe,
+    recipe: "Recipe",
     done: Callable[[int], object],
-) -> tuple[Network, Tokenizer]:
+) -> "tuple[Network, Tokenizer]":
     """Train a network on these texts, from a copy of the start or from single tokens."""
+    from deployments.tools.student_training import bags_of
+
     if start is None:
         tokens = words.tokens(texts)
         made = tokenizer(tokens)
@@ -276,7 +280,7 @@ def _overlaps(
     return overlap(nearest(made, documents, TOP), nearest(targets[rows], documents, TOP))
 
 
-def _export(teacher: Teacher, start: Start, network: Network, own_texts: int) -> Student:
+def _export(teacher: Teacher, start: Start, network: "Network", own_texts: int) -> Student:
     about = About(
         teacher.space,
         teacher.fingerprint,

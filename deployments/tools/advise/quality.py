@@ -19,7 +19,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from deployments.tools.advise.inputs import Inputs, Labelled, Pair
 from deployments.tools.advise.run import vectors_of
@@ -70,6 +69,8 @@ class Task:
             return 100.0 * float(scores[rows].mean()) if len(rows) else float("nan")
         if len(rows) < 3 or not np.ptp(self.gold[rows]) or not np.ptp(scores[rows]):
             return float("nan")
+        from scipy import stats  # takes a second to import
+
         return 100.0 * float(stats.spearmanr(self.gold[rows], scores[rows]).statistic)
 
     def resampled(self, draws: Rows) -> "dict[str, Floats]":
@@ -90,6 +91,8 @@ class Task:
 
 def _standard(values: Floats) -> Floats:
     """Rank each row, centred and of length 1; dot products are then Spearman's correlation."""
+    from scipy import stats
+
     ranks = stats.rankdata(values, axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     length = np.linalg.norm(ranks, axis=1, keepdims=True)
@@ -244,6 +247,7 @@ def neighbour_hits(vectors: Vectors, rows: Sequence[Labelled]) -> Floats:
 
     Neighbours are the texts that teach, or all other texts if no split is given.
     """
+    from scipy import stats
     from sklearn.neighbors import NearestNeighbors
 
     names, labels = np.unique([row.label for row in rows], return_inverse=True)

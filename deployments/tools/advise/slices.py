@@ -6,12 +6,12 @@ resamples' deviation. By chance about two of forty slices differ, so Holm's meth
 p-values of all comparisons of the report together. Only what is then below 0.05 is called measured.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from deployments.tools.advise.inputs import LEAST_UNITS
 from deployments.tools.advise.quality import SEED, Rows, Task, Unit
@@ -110,7 +110,7 @@ def p_value(points: float, error: float) -> float:
     """Two-sided p-value of no difference."""
     if error <= 0.0:
         return 1.0 if points == 0.0 else 0.0
-    return float(2.0 * stats.norm.sf(abs(points) / error))
+    return math.erfc(abs(points) / (error * math.sqrt(2.0)))
 
 
 def slices(plan: Plan, task: Task) -> Iterator[Slice]:

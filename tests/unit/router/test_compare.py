@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from router.compare import (
     FEWEST_TEXTS,
@@ -26,23 +24,6 @@ from router.domain import Features
 from router.strict import ConfigError, changed, parse_args
 
 ENGLISH = Features(characters=20, language="en", script="Latn", mixed=False, code=False)
-
-
-@given(st.lists(st.text(min_size=1), min_size=1, max_size=4), st.floats(0.01, 1.0))
-def test_the_same_texts_are_always_on_the_same_side(texts: list[str], share: float) -> None:
-    assert falls_in(texts, "canary", share) == falls_in(list(texts), "canary", share)
-
-
-@given(
-    st.lists(st.text(min_size=1), min_size=1, max_size=4),
-    st.floats(0.01, 1.0),
-    st.floats(0.01, 1.0),
-)
-def test_a_larger_share_keeps_whoever_was_in_a_smaller_one(
-    texts: list[str], one: float, other: float
-) -> None:
-    small, large = sorted((one, other))
-    assert falls_in(texts, "shadow", small) <= falls_in(texts, "shadow", large)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -120,18 +101,6 @@ def test_a_ring_forgets_the_oldest_and_never_grows() -> None:
 
     assert ring.add(names(0, 1), vectors[:1], vectors[:1]) != []  # long gone, so it is new again
     assert ring.add(names(249, 250), vectors[249:], vectors[249:]) == []
-
-
-@given(st.lists(st.floats(1e-4, 100.0), min_size=1, max_size=200), st.floats(1.0, 100.0))
-def test_percentiles_are_within_a_bucket_of_the_true_ones(
-    seconds: list[float], percent: float
-) -> None:
-    times = Times()
-    for each in seconds:
-        times.add(each)
-
-    true = float(np.percentile(seconds, percent, method="inverted_cdf"))
-    assert times.percentile(percent) == pytest.approx(true, rel=0.026)
 
 
 def test_nothing_measured_has_no_percentile_and_no_mean() -> None:

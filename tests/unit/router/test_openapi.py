@@ -5,7 +5,6 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from router.config import Limits, RouterArgs
 from router.encoding import encode
@@ -63,6 +62,8 @@ def references(value: Any) -> Iterator[str]:
 
 
 def test_it_is_json_and_an_openapi_3_1_document() -> None:
+    from schemathesis.specs.openapi.definitions import OPENAPI_31  # takes a second to import
+
     jsonschema.Draft202012Validator(OPENAPI_31).validate(json.loads(json.dumps(DOCUMENT)))
 
 

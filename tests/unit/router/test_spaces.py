@@ -2,8 +2,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from router import resolving
 from router.config import RouterArgs
@@ -73,11 +71,6 @@ def resolve(where: Catalogue = CATALOGUE, **request: Any) -> Constraints:
 def test_a_space_reads_back_as_it_is_written(text: str, space: Space) -> None:
     assert Space.parse(text) == space
     assert str(space) == text
-
-
-@given(st.text(min_size=1), st.integers(1, 10**9 - 1))
-def test_every_space_reads_back(model: str, dimensions: int) -> None:
-    assert Space.parse(str(Space(model, dimensions))) == Space(model, dimensions)
 
 
 @pytest.mark.parametrize(
@@ -347,32 +340,6 @@ def test_names_and_tiers_are_listed() -> None:
 def test_a_collection_of_a_space_that_is_not_served_is_refused_at_the_start(space: str) -> None:
     with pytest.raises(ValueError, match="is not MODEL/DIMENSIONS of a model"):
         catalogue(collections={"docs": space})
-
-
-unit_rows = st.integers(0, 2**32 - 1).map(
-    lambda seed: (lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True))(
-        np.random.default_rng(seed).standard_normal((5, 96), dtype=np.float32)
-    )
-)
-
-
-@given(unit_rows, st.integers(1, 96))
-def test_a_cut_vector_keeps_its_direction_and_has_length_one(rows: Any, dimensions: int) -> None:
-    cut = fit(rows, dimensions)
-    assert cut.shape == (5, dimensions)
-    assert cut.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(cut, axis=1), 1.0, atol=1e-6)
-    np.testing.assert_allclose(
-        cut * np.linalg.norm(rows[:, :dimensions], axis=1, keepdims=True),
-        rows[:, :dimensions],
-        atol=1e-6,
-    )
-
-
-@given(unit_rows, st.integers(1, 96))
-def test_a_row_is_cut_to_the_same_bits_alone_and_among_others(rows: Any, dimensions: int) -> None:
-    alone = np.concatenate([fit(rows[i : i + 1].copy(), dimensions) for i in range(len(rows))])
-    assert fit(rows, dimensions).tobytes() == alone.tobytes()
 
 
 def test_vectors_of_their_own_size_are_not_copied() -> None:

@@ -2,8 +2,9 @@
 caution, and a log of mixed texts loses nothing by it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,15 @@ def judged(
     return task("t", units, own)
 
 
-ENGLISH = judged(["en"], {"en": (0.6, 0.8, 0.8)})
-FOUR = judged(
-    ["en", "zh", "ru", "ja"],
-    {"en": (0.6, 0.8, 0.8), "zh": (0.4, 0.3, 0.8), "ru": (0.4, 0.3, 0.8), "ja": (0.4, 0.3, 0.8)},
-)
+@cache
+def english() -> Task:
+    return judged(["en"], {"en": (0.6, 0.8, 0.8)})
+
+
+@cache
+def four() -> Task:
+    others = dict.fromkeys(("zh", "ru", "ja"), (0.4, 0.3, 0.8))
+    return judged(["en", "zh", "ru", "ja"], {"en": (0.6, 0.8, 0.8), **others})
 
 
 def found(made: Derived) -> dict[str, tuple[dict[str, Any], str, str]]:
@@ -127,19 +132,19 @@ def test_a_policy_takes_the_services_tiers_and_names_no_other(
         with_tiers(Other(SHIPPED, tiers), dict(list(TIERS.items())[:2]), tmp_path / "policy.yaml")
 
 
-@pytest.mark.parametrize("measured", [ENGLISH, FOUR], ids=["English alone", "four languages"])
+@pytest.mark.parametrize("measured", [english, four], ids=["English alone", "four languages"])
 def test_a_mixed_log_loses_nothing_by_rules_made_of_some_languages(
-    measured: Task, tmp_path: Path
+    measured: Callable[[], Task], tmp_path: Path
 ) -> None:
     of = serving(SHIPPED)
-    summary = replayed(derive(of, [measured], 1.0), tmp_path, of)
+    summary = replayed(derive(of, [measured()], 1.0), tmp_path, of)
     before, after = quality(summary)
     assert after >= before
     assert not [one for one in summary.slices if one.falls]
 
 
 def test_what_was_not_measured_keeps_the_rules_in_force(tmp_path: Path) -> None:
-    made = derive(serving(SHIPPED), [ENGLISH], 1.0)
+    made = derive(serving(SHIPPED), [english()], 1.0)
     rules = found(made)
     assert made.default == "balanced"
     for rule in SHIPPED.rules:
@@ -153,7 +158,7 @@ def test_what_was_not_measured_keeps_the_rules_in_force(tmp_path: Path) -> None:
 
 
 def test_script_mixed_and_length_rules_stay_where_four_languages_were_measured() -> None:
-    rules = found(derive(serving(SHIPPED), [FOUR], 1.0))
+    rules = found(derive(serving(SHIPPED), [four()], 1.0))
     assert rules["languages-best"] == ({"languages": ["ja", "ru", "zh"]}, "best", "measured")
     assert rules["not-english"][0] == {"not_languages": ["en", "ja", "ru", "zh"]}
     assert {"Arab", "Hani", "Cyrl"} <= set(rules["not-latin"][0]["scripts"])
@@ -191,9 +196,9 @@ def test_the_file_as_read_back_raises_no_script_that_is_settled(tmp_path: Path) 
 def test_a_rule_stays_where_the_texts_cannot_rule_a_gain_out() -> None:
     luck = np.random.default_rng(4).random((3, 60))
     units = tuple([unit("en")] * 600 + [unit("zh")] * 60)
-    english = ENGLISH.scores
+    alike = english().scores
     scores = {
-        model: np.concatenate([english[model], (luck[place] < 0.7).astype(float)])
+        model: np.concatenate([alike[model], (luck[place] < 0.7).astype(float)])
         for place, model in enumerate(MODELS)
     }
     made = derive(serving(SHIPPED), [Task("t", "labels", "accuracy", units, scores=scores)], 1.0)
@@ -205,7 +210,7 @@ def test_a_rule_stays_where_the_texts_cannot_rule_a_gain_out() -> None:
 def test_a_service_without_rules_gets_rules_of_caution(tmp_path: Path) -> None:
     bare = Routing.model_validate({"default_tier": "balanced"})
     of = serving(bare)
-    made = derive(of, [ENGLISH], 1.0)
+    made = derive(of, [english()], 1.0)
     rules = found(made)
     assert rules["language-not-measured"] == ({"not_languages": ["en"]}, "best", "caution")
     assert rules["mixed-not-measured"] == ({"mixed": True}, "best", "caution")
@@ -219,7 +224,7 @@ def test_a_service_without_rules_gets_rules_of_caution(tmp_path: Path) -> None:
 @pytest.mark.parametrize("figures", [True, False])
 def test_rules_that_are_not_known_are_replaced_by_caution(figures: bool) -> None:
     of = serving(None, figures)
-    made = derive(of, [ENGLISH], 1.0)
+    made = derive(of, [english()], 1.0)
     assert found(made)["language-not-measured"][1:] == ("best", "caution")
     assert "The rules in force were not readable" in rules_yaml.yaml(of, made, None, {}, 1.0)
 
@@ -275,19 +280,19 @@ def test_a_default_stays_where_the_texts_cannot_rule_a_gain_out(
 
 def test_a_default_is_lowered_where_the_texts_settle_that_less_is_enough() -> None:
     """What was not measured, and code that cannot tell, stay with the default in force."""
-    made = derive(serving(BEST), [near(20_000, 40)], 1.0)
+    made = derive(serving(BEST), [near(5_000, 10)], 1.0)
     rules = found(made)
     assert (made.default, made.undecided) == ("fast", "")
     assert rules["language-not-measured"] == ({"not_languages": ["en"]}, "best", "caution")
     assert rules["mixed-not-measured"] == ({"mixed": True}, "best", "caution")
     assert rules["code-not-settled"] == ({"code": True}, "best", "caution")
     assert "mixed-not-settled" not in rules
-    measured = found(derive(serving(BEST), [near(20_000, 40, code=60)], 1.0))
+    measured = found(derive(serving(BEST), [near(5_000, 10, code=60)], 1.0))
     assert "code-not-settled" not in measured
 
 
 def test_one_language_that_cannot_tell_keeps_the_default_for_all() -> None:
-    settled, open_still = near(20_000, 40), near(60, 2, language="zh")
+    settled, open_still = near(5_000, 10), near(60, 2, language="zh")
     units = settled.units + open_still.units
     scores = {
         model: np.concatenate([settled.scores[model], open_still.scores[model]]) for model in MODELS
@@ -346,7 +351,7 @@ def test_the_headline_speaks_of_the_file_that_is_written() -> None:
 def test_other_keys_of_the_routing_in_force_are_carried_over(tmp_path: Path) -> None:
     own = SHIPPED.model_copy(update={"min_share": 0.5, "strict_tiers": True})
     of = serving(own)
-    text = rules_yaml.yaml(of, derive(of, [ENGLISH], 1.0), None, {}, 1.0)
+    text = rules_yaml.yaml(of, derive(of, [english()], 1.0), None, {}, 1.0)
     read = yaml.safe_load(text)
     assert read["routing"]["min_share"] == 0.5
     assert read["routing"]["strict_tiers"] is True

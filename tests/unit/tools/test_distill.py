@@ -61,6 +61,7 @@ def nothing(texts: int) -> None:
     """Progress that is not shown."""
 
 
+@pytest.mark.models
 async def test_a_student_learns_from_vectors_alone_and_is_judged_twice() -> None:
     made = (await distil_own(teacher(), GIVEN, None, TOKENS, None, nothing)).student
     proof = made.about.proof
@@ -74,6 +75,7 @@ async def test_a_student_learns_from_vectors_alone_and_is_judged_twice() -> None
     assert 0.5 < made.about.overlap <= 1.0
 
 
+@pytest.mark.models
 async def test_the_teacher_is_never_shown_the_queries_before_the_student_is_made() -> None:
     embed = Meaning()
     await distil_own(teacher(embed), GIVEN, None, TOKENS, None, nothing)
@@ -81,6 +83,7 @@ async def test_the_teacher_is_never_shown_the_queries_before_the_student_is_made
     assert trained == {document.text for document in DOCUMENTS} | set(WORDS)
 
 
+@pytest.mark.models
 async def test_words_of_documents_left_out_are_not_in_the_vocabulary_of_their_judge() -> None:
     secret = [Text(str(row), f"secret{row} secret{row} dal") for row in range(200)]
     queries = [Text(f"q{row}", f"secret{row * 4}") for row in range(50)]
@@ -91,6 +94,7 @@ async def test_words_of_documents_left_out_are_not_in_the_vocabulary_of_their_ju
     assert proof.unseen.recall < 0.2
 
 
+@pytest.mark.models
 async def test_a_general_student_is_judged_without_being_fitted() -> None:
     texts = [sentence(RNG) for _ in range(1500)]
     start = await general_start(teacher(), TOKENS, texts, ["MIT"] * 1500, nothing)
@@ -108,6 +112,7 @@ async def test_a_general_student_is_judged_without_being_fitted() -> None:
     )
 
 
+@pytest.mark.models
 async def test_a_student_that_exists_is_gone_on_from() -> None:
     texts = [sentence(RNG) for _ in range(300)]
     general = await general_start(teacher(), TOKENS, texts, ["MIT"] * 300, nothing)
