@@ -28,14 +28,14 @@ COMPOSED_CHARACTERS = 4 * SAMPLE_CHARACTERS
 TEXT_CHARACTERS = 200  # fastText takes about 0.2 us a character
 WINDOW_CHARACTERS = 60
 
-_SCRIPTS = (
+COUNTED_SCRIPTS = (
     "Latn", "Cyrl", "Grek", "Armn", "Hebr", "Arab", "Syrc", "Thaa", "Deva", "Beng", "Guru", "Gujr",
     "Orya", "Taml", "Telu",
     "Knda", "Mlym", "Sinh", "Thai", "Laoo", "Tibt", "Mymr", "Geor", "Hang", "Ethi", "Cher", "Cans",
     "Khmr", "Mong", "Hira",
     "Kana", "Hani", "Bopo", "Yiii", "Nkoo", "Tfng", "Olck", "Adlm",
 )  # fmt: skip
-_LANGUAGE_OF_SCRIPT = {
+LANGUAGE_OF_SCRIPT = {
     "Grek": "el", "Armn": "hy", "Thaa": "dv", "Guru": "pa", "Gujr": "gu", "Orya": "or",
     "Taml": "ta", "Telu": "te",
     "Knda": "kn", "Mlym": "ml", "Sinh": "si", "Thai": "th", "Laoo": "lo", "Tibt": "bo",
@@ -117,8 +117,8 @@ def detect(text: str, prior: Prior = NO_PRIOR) -> Detected:
     )
     if script == "Hani" and _is_japanese(sample):
         return Detected("ja", script, mixed, False)
-    if script in _LANGUAGE_OF_SCRIPT:
-        return Detected(_LANGUAGE_OF_SCRIPT[script], script, mixed, False)
+    if script in LANGUAGE_OF_SCRIPT:
+        return Detected(LANGUAGE_OF_SCRIPT[script], script, mixed, False)
     if len(letters) > 1:
         sample = _only(sample, script)
     language, differ = _identify(sample, script, letters[script], prior)
@@ -194,8 +194,8 @@ def _letters_by_script(sample: str) -> dict[str, float]:
     if (western := _western(sample)) is not None:
         letters = len(western) - len(western.translate(None, _western_letters()))
         return {"Latn": float(letters)} if letters else {}
-    counts = np.bincount(_scripts_of(sample), minlength=len(_SCRIPTS) + 1)
-    found = {_SCRIPTS[i - 1]: float(counts[i]) for i in np.flatnonzero(counts).tolist() if i}
+    counts = np.bincount(_scripts_of(sample), minlength=len(COUNTED_SCRIPTS) + 1)
+    found = {COUNTED_SCRIPTS[i - 1]: float(counts[i]) for i in np.flatnonzero(counts).tolist() if i}
     kana = found.pop("Hira", 0.0) + found.pop("Kana", 0.0)
     # with less kana it is a Chinese text that quotes a word
     if kana and (kana >= 0.05 * found.get("Hani", 0.0)):
@@ -290,7 +290,7 @@ def _only(sample: str, script: str) -> str:
     """Blank the letters of other scripts, so that a quoted name does not affect the language."""
     scripts = _scripts_of(sample)
     codes = np.frombuffer(sample.encode("utf-32-le", "surrogatepass"), "<u4")
-    keep = (scripts == 0) | (scripts == _SCRIPTS.index(script) + 1)
+    keep = (scripts == 0) | (scripts == COUNTED_SCRIPTS.index(script) + 1)
     return (
         np.where(keep, codes, np.uint32(ord(" ")))
         .astype("<u4")
@@ -300,7 +300,7 @@ def _only(sample: str, script: str) -> str:
 
 
 def _scripts_of(sample: str) -> npt.NDArray[np.uint8]:
-    """For each character 1 + the index of its script in _SCRIPTS, or 0."""
+    """For each character 1 + the index of its script in COUNTED_SCRIPTS, or 0."""
     codes = np.frombuffer(sample.encode("utf-32-le", "surrogatepass"), "<u4")
     return _script_table().take(codes, mode="clip")
 
@@ -311,7 +311,7 @@ def _script_table() -> npt.NDArray[np.uint8]:
     table = np.zeros(0x323B0, np.uint8)
     every = "".join(" " if 0xD800 <= code < 0xE000 else chr(code) for code in range(len(table)))
     expression = regex.compile(
-        "|".join(rf"((?:(?=[\p{{L}}\p{{M}}])\p{{Script={script}}})+)" for script in _SCRIPTS)
+        "|".join(rf"((?:(?=[\p{{L}}\p{{M}}])\p{{Script={script}}})+)" for script in COUNTED_SCRIPTS)
     )
     for match in expression.finditer(every):
         table[match.start() : match.end()] = match.lastindex or 0
@@ -322,5 +322,5 @@ def _script_table() -> npt.NDArray[np.uint8]:
 def _western_letters() -> bytes:
     """The bytes of `_western` that are letters of the Latin script."""
     every = bytes(range(256)).decode(_WESTERN)
-    latin = _SCRIPTS.index("Latn") + 1
+    latin = COUNTED_SCRIPTS.index("Latn") + 1
     return bytes(byte for byte, script in enumerate(_scripts_of(every).tolist()) if script == latin)

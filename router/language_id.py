@@ -33,7 +33,7 @@ _MAPPED = {  # labels of fastText that are not the code of their language
     "als": "de", "pnb": "pa",
     "bh": "bho",  # a group of languages that ISO 639-1 had a code for
 }  # fmt: skip
-_LABELS = {  # labels of fastText by script
+LABELS = {  # labels of fastText by script
     script: frozenset(labels.split())
     for script, labels in {
         "Latn": "af als an ast az bar bcl br bs ca cbk ceb co cs cy da de diq dsb en eml eo es et "
@@ -145,7 +145,7 @@ def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | No
     surest = max(known, key=known.__getitem__, default="")
     if known.get(surest, 0.0) >= _SURE:
         return _iso(surest), known[surest]
-    allowed = _allowed(script)
+    allowed = allowed_labels(script)
     strengths = word_frequencies.strengths(words.replace("-", " ").split())
     listed = sorted(allowed.listed, key=strengths.__getitem__, reverse=True) if strengths else []
     most = strengths[listed[0]] if listed else 0
@@ -190,7 +190,7 @@ def guess(words: str, script: str) -> tuple[str | None, float]:
     """
     words = words.replace("-", " ")
     [(probability, label)] = _predict()(words + "\n", 1, 0.0, "strict")
-    if (language := _allowed(script).by_label.get(label)) is not None:
+    if (language := allowed_labels(script).by_label.get(label)) is not None:
         return _iso(language), min(probability, 1.0)
     known = _probabilities(words, script, _ALL_LABELS)
     best = max(known, key=known.__getitem__, default="")
@@ -206,7 +206,7 @@ def load() -> None:
 
 def _probabilities(words: str, script: str, labels: int) -> dict[str, float]:
     """fastText's languages for a line that are possible in the script, with normalised shares."""
-    by_label = _allowed(script).by_label
+    by_label = allowed_labels(script).by_label
     found: dict[str, float] = {}
     total = 0.0
     for probability, label in _predict()(words + "\n", labels, 0.0, "strict"):
@@ -227,8 +227,8 @@ class _Allowed(NamedTuple):
 
 
 @cache
-def _allowed(script: str) -> _Allowed:
-    labels = _LABELS.get(script, frozenset())
+def allowed_labels(script: str) -> _Allowed:
+    labels = LABELS.get(script, frozenset())
     languages = frozenset(_MAPPED.get(label, label) for label in labels)
     return _Allowed(
         {f"__label__{label}": _MAPPED.get(label, label) for label in labels},

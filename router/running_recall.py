@@ -32,21 +32,21 @@ class Booking(NamedTuple):
 class RunningRecall:
     """The average of one collection in one router."""
 
-    __slots__ = ("_counted", "_kept", "_queries", "floor", "window")
+    __slots__ = ("_counted", "floor", "kept", "queries", "window")
 
     def __init__(self, floor: float, window: float = WINDOW) -> None:
         self.floor, self.window = floor, window
-        self._kept = self._queries = self._counted = 0.0
+        self.kept = self.queries = self._counted = 0.0
 
     @property
     def average(self) -> float | None:
         """Recall kept by the last queries; None before the first one."""
-        return min(1.0, self._kept / self._queries) if self._queries else None
+        return min(1.0, self.kept / self.queries) if self.queries else None
 
     @property
     def low(self) -> bool:
         """Whether encoders that keep less than the floor must wait."""
-        return self._kept < (self.floor - ROUNDING) * self._queries
+        return self.kept < (self.floor - ROUNDING) * self.queries
 
     def decided(self, recall: float, queries: int) -> Booking | None:
         """Book a request below the floor that goes to an encoder; None if it is counted only when
@@ -64,11 +64,11 @@ class RunningRecall:
     def take_back(self, booking: Booking) -> None:
         """Take back a booked request that was not answered."""
         left = math.exp((booking.at - self._counted) / self.window) * booking.queries
-        self._kept = max(0.0, self._kept - booking.recall * left)
-        self._queries = max(0.0, self._queries - left)
+        self.kept = max(0.0, self.kept - booking.recall * left)
+        self.queries = max(0.0, self.queries - left)
 
     def _count(self, recall: float, queries: int) -> None:
         fade = math.exp(-queries / self.window)
-        self._kept = fade * self._kept + recall * queries
-        self._queries = fade * self._queries + queries
+        self.kept = fade * self.kept + recall * queries
+        self.queries = fade * self.queries + queries
         self._counted += queries

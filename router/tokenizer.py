@@ -125,7 +125,7 @@ def of_library(inner: tokenizers.Tokenizer, key: str, special_tokens: bool) -> "
     inner.no_padding()
     parts = json.loads(inner.to_str())
     if (ranks := _ranks(inner, parts)) is not None:
-        return _FastTokenizer(inner, parts, key, special_tokens, ranks)
+        return FastTokenizer(inner, parts, key, special_tokens, ranks)
     return _FileTokenizer(inner, parts, key, special_tokens)
 
 
@@ -184,7 +184,7 @@ class _FileTokenizer:
         return np.array(encoding.ids, np.int32)
 
 
-class _FastTokenizer(_FileTokenizer):
+class FastTokenizer(_FileTokenizer):
     """Qwen's tokenizer on tiktoken; the top of this file explains why the ids are the same."""
 
     def __init__(

@@ -46,7 +46,7 @@ from deployments.engines.base import (
 from router.cards import Cards
 from router.errors import RequestTooLarge
 
-_AGAIN_S = 1.0  # between two tries to connect
+AGAIN_S = 1.0  # between two tries to connect
 TELL_SHARED_S = 5.0  # from the first replica that shares a device to the warning
 
 log = logging.getLogger("ray.serve")
@@ -172,8 +172,10 @@ class DirectTransport:
     handle.
     """
 
-    def __init__(self, handles: Handles) -> None:
-        self._handles = handles
+    def __init__(
+        self, handles: Handles, again_s: float = AGAIN_S, tell_shared_s: float = TELL_SHARED_S
+    ) -> None:
+        self._handles, self._again_s, self._tell_shared_s = handles, again_s, tell_shared_s
         self.lines: dict[str, Connection] = {}  # by replica
         self.starts: dict[str, Mapping[str, float]] = {}  # by model: its last replica's, by phase
         self.cards = Cards()
@@ -240,7 +242,7 @@ class DirectTransport:
             finally:
                 if (line_left := self.lines.pop(replica, None)) is not None:
                     line_left.retire()
-            await asyncio.sleep(_AGAIN_S * min(tries + 1, 30))
+            await asyncio.sleep(self._again_s * min(tries + 1, 30))
 
     def _has(self, model: str, address: Address) -> None:
         """Note the devices of a replica; shared ones are reported once, after all replicas that
@@ -249,7 +251,7 @@ class DirectTransport:
         self.cards.joined(address.replica, model, address.node, address.devices)
         if self.cards.shared_with(model) and self._telling is None:
             loop = asyncio.get_running_loop()
-            self._telling = loop.call_later(TELL_SHARED_S, self._tell_shared)
+            self._telling = loop.call_later(self._tell_shared_s, self._tell_shared)
 
     def _tell_shared(self) -> None:
         self._telling = None

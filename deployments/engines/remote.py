@@ -68,7 +68,7 @@ class RemoteEngine:
         batch_tokens: int,
     ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, batch_tokens
-        self._settings = settings
+        self._settings, self.timeout_s = settings, settings.timeout_s
         self._where = f"{settings.base_url} ({settings.model})"
         self._client: httpx.AsyncClient | None = None
         self._queued_tokens = 0
@@ -157,12 +157,12 @@ class RemoteEngine:
         path, request = self._request(texts)
         body = orjson.dumps(request)
         try:
-            async with asyncio.timeout(self._settings.timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 response = await self._client.post(path, content=body)
         except TimeoutError as error:
-            log.warning("%s did not answer within %g s", self._where, self._settings.timeout_s)
+            log.warning("%s did not answer within %g s", self._where, self.timeout_s)
             raise EngineUnreachable(
-                f"its server did not answer within {self._settings.timeout_s:g} s"
+                f"its server did not answer within {self.timeout_s:g} s"
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             log.warning("%s cannot be reached: %s: %s", self._where, type(error).__name__, error)

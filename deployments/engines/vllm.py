@@ -89,14 +89,14 @@ class VllmEngine:
         self.phases: dict[str, float] = {}  # seconds of each part of the start
         self.holds_card = False  # whose memory is freed only when this process ends
         self._vocabulary = 0
-        self._backend: InProcess | Workers | None = None
+        self.backend: InProcess | Workers | None = None
 
     async def start(self) -> None:
         """Load the model and embed one token; raises EngineError with vLLM's reason on failure."""
         chosen = InProcess if self._settings.in_process else Workers
-        self._backend = chosen(self._config, self._stats, self.pooling_params)
+        self.backend = chosen(self._config, self._stats, self.pooling_params)
         try:
-            facts = await self._backend.start()
+            facts = await self.backend.start()
             require_dimensions(facts.dimensions, self.dimensions)
             if facts.max_tokens < self.max_tokens:
                 raise EngineError(
@@ -122,14 +122,14 @@ class VllmEngine:
 
     async def embed(self, batch: Batch) -> Embedded:
         """Embed token ids; texts that cannot be read or have no finite vector fail alone."""
-        if self._backend is None:
+        if self.backend is None:
             raise EngineDead("vLLM is not running")
         ids = token_ids(batch)
         failed = unreadable(ids, self.max_tokens, self._vocabulary)
         rows = [row for row in range(len(ids)) if row not in failed]
         # failed rows keep harmless values
         vectors = np.ones((len(ids), self.dimensions), np.float32)
-        encoded = await self._backend.encode({row: ids[row] for row in rows}, vectors)
+        encoded = await self.backend.encode({row: ids[row] for row in rows}, vectors)
         failed |= encoded.failed
         tokens = [len(text) for text in ids]
         return Embedded(
@@ -146,15 +146,15 @@ class VllmEngine:
 
     def queued_tokens(self) -> int:
         """Tokens in vLLM's queue and in its running step."""
-        return 0 if self._backend is None else self._backend.queued_tokens
+        return 0 if self.backend is None else self.backend.queued_tokens
 
     async def check_health(self) -> None:
         """Wait for the answer to a probe or to any other text: behind a long queue, any answer
         shows that vLLM is alive.
         """
-        if self._backend is None:
+        if self.backend is None:
             raise EngineDead("vLLM is not running")
-        answer = self._backend.next_answer()
+        answer = self.backend.next_answer()
         own = asyncio.ensure_future(probe(self.embed, Batch(ids=[np.zeros(1, np.int32)])))
         either: set[asyncio.Future[Any]] = {own, answer}
         try:
@@ -166,8 +166,8 @@ class VllmEngine:
 
     async def stop(self) -> None:
         """End the stepping thread or the workers and release their memory."""
-        if self._backend is not None:
-            backend, self._backend = self._backend, None
+        if self.backend is not None:
+            backend, self.backend = self.backend, None
             await backend.stop()
 
 

@@ -59,7 +59,7 @@ class InProcess:
         self._answers = Answers()
         self._dead: EngineDead | None = None
         self._thread: threading.Thread | None = None
-        self._requests: Requests | None = None
+        self.requests: Requests | None = None
 
     async def start(self) -> Facts:
         """Load on the thread that will step, because torch keeps the device and thread counts per
@@ -78,7 +78,7 @@ class InProcess:
         """Write the vectors of `ids` into their rows."""
         if self._dead is not None:
             raise self._dead
-        if not ids or self._requests is None:
+        if not ids or self.requests is None:
             return Encoded({})
         tokens = sum(map(len, ids.values()))
         job = Job(tokens, vectors, asyncio.get_running_loop().create_future())
@@ -90,7 +90,7 @@ class InProcess:
                 if number and not number % SLICE:
                     await asyncio.sleep(0)
                 try:
-                    job.requests.append((row, self._requests.make(text)))
+                    job.requests.append((row, self.requests.make(text)))
                 except ValueError as error:
                     job.failed[row] = InvalidText(f"vLLM refuses text {row}: {error}")
             job.left = len(job.requests)
@@ -158,8 +158,8 @@ class InProcess:
 
         try:
             engine = self.engine = self._load()
-            self._requests = Requests(engine, self._pooling)
-            core = Core(engine, self._requests, self._stats)
+            self.requests = Requests(engine, self._pooling)
+            core = Core(engine, self.requests, self._stats)
             facts = facts_of(engine.vllm_config, core.probe())
         except Exception as error:
             tell(start, None, error)

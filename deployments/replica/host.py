@@ -90,7 +90,7 @@ class Host:
         """Host `engine`; EngineHealth has the last four."""
         self._health = EngineHealth(engine, health_timeout_s, curve, attention_tokens, leave)
         self.start_phases: dict[str, float] = {}  # seconds of each part of the start
-        self._engine, self._replica, self._identity = engine, replica, identity
+        self._engine, self._replica, self.identity = engine, replica, identity
         # A row of one number is a score: scaled to length 1 it would always be 1 or -1.
         scores = getattr(engine, "scores", False)
         self._valid = _finite if scores else _unit_length
@@ -136,8 +136,8 @@ class Host:
             except EngineOverloaded as error:
                 raise error from None
             except EngineError as error:
-                if self._identity is not None:
-                    self._identity.doubt()
+                if self.identity is not None:
+                    self.identity.doubt()
                 raise self._failed(error) from None
             except Exception as error:
                 raise self._failed(error) from None
@@ -183,8 +183,8 @@ class Host:
             texts=[call.texts[row] for row in keep] if call.texts is not None else None,
             input_type=call.input_type,
         )
-        if self._identity is not None:
-            await self._identity.certain()
+        if self.identity is not None:
+            await self.identity.certain()
         started = time.monotonic()
         embedded = await self._engine.embed(batch)
         ended = time.monotonic()
@@ -260,8 +260,8 @@ class Host:
         Raises as EngineHealth does: Serve then replaces the replica.
         """
         await self._health.check(self._served_tokens)
-        if self._identity is not None:
-            self._identity.prove_in_time(self._disproved)
+        if self.identity is not None:
+            self.identity.prove_in_time(self._disproved)
 
     def _disproved(self, error: WrongModel) -> None:
         self._health.die(str(error))
@@ -277,7 +277,7 @@ class Host:
             tally.set(metrics.ENGINE_START, (model, phase), seconds)
         for code, count in self._failures.items():
             tally.set(metrics.FAILED_TEXTS, (model, code), count)
-        if (identity := self._identity) is not None:
+        if (identity := self.identity) is not None:
             for result, count in (
                 ("passed", identity.passed),
                 ("failed", identity.failed),
@@ -289,8 +289,8 @@ class Host:
         """Stop the engine and release what it holds."""
         self._stopped = True
         self._health.stop_probe()
-        if self._identity is not None:
-            self._identity.stop()
+        if self.identity is not None:
+            self.identity.stop()
         await self._engine.stop()
 
 

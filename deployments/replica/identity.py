@@ -108,6 +108,11 @@ class Identity:
         finally:
             self._running = None
 
+    async def settled(self) -> None:
+        """Wait for the proof that `prove_in_time` started, if it still runs."""
+        if self._running is not None:
+            await self._running
+
     def stop(self) -> None:
         """Cancel the running proofs."""
         for proof in (self._running, self._proof):

@@ -43,7 +43,7 @@ class DecisionLog:
         """Create the folder and the file. Raises OSError when they cannot be written."""
         self._path, self._max_bytes, self._router = path, max_bytes, router
         self._write_bytes, self._most_waiting = write, most_waiting
-        self._waiting: deque[tuple[DecisionContext, Entry]] = deque()
+        self.waiting: deque[tuple[DecisionContext, Entry]] = deque()
         self._unsaid = 0  # lost requests that the next line must report
         self.lost = 0  # requests that are not in the file
         self.failures = 0  # writes that failed
@@ -59,8 +59,8 @@ class DecisionLog:
         """Queue one request; the thread writes it after at most `WRITE_EVERY_S`."""
         if self._stopped.is_set():
             return
-        if len(self._waiting) < self._most_waiting:
-            self._waiting.append((setting, entry))
+        if len(self.waiting) < self._most_waiting:
+            self.waiting.append((setting, entry))
         else:
             self.lost += 1
             self._unsaid += 1
@@ -75,14 +75,14 @@ class DecisionLog:
             while not self._stopped.wait(WRITE_EVERY_S):
                 self._try_to_write()
             self._try_to_write()
-            if self._waiting:
+            if self.waiting:
                 log.error(
                     "the decision log %s ends without its last %d requests",
                     self._path,
-                    len(self._waiting),
+                    len(self.waiting),
                 )
-                self.lost += len(self._waiting)
-                self._waiting.clear()
+                self.lost += len(self.waiting)
+                self.waiting.clear()
         finally:
             os.close(self._file)
 
@@ -106,15 +106,15 @@ class DecisionLog:
             self._failing = False
 
     def _write(self) -> None:
-        while self._waiting:
-            setting, entry = self._waiting[0]
+        while self.waiting:
+            setting, entry = self.waiting[0]
             self._make_room()
             router = self._router if setting.arm is None else f"{self._router}-{setting.arm}"
             if setting is not self._settings.get(setting.arm):
                 self._append(setting_line(setting, router))
                 self._settings[setting.arm] = setting
             self._append(entry_line(entry, setting, router))
-            self._waiting.popleft()
+            self.waiting.popleft()
         if self._unsaid:
             unsaid = self._unsaid
             self._append(lost_line(unsaid, self._router))

@@ -55,7 +55,7 @@ class Gatherer:
     ) -> None:
         self._dispatcher, self._cache, self._shared = dispatcher, cache, shared
         self._turns = turns or Turns()
-        self._on_their_way: dict[bytes, InFlightText] = {}
+        self.in_flight: dict[bytes, InFlightText] = {}
         self.coalesced = 0  # texts that waited for another request's
 
     async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
@@ -112,7 +112,7 @@ class Gatherer:
         others: dict[bytes, InFlightText] = {}
         for digest, entry in zip(digests, entries, strict=True):
             if entry is None and digest not in own and digest not in others:
-                waited = self._on_their_way.get(digest)
+                waited = self.in_flight.get(digest)
                 if waited is not None and (bulk or not waited.bulk):
                     others[digest] = waited
                 else:
@@ -126,7 +126,7 @@ class Gatherer:
         unknown = {
             digest: place
             for place, digest in enumerate(digests)
-            if entries[place] is None and digest not in self._on_their_way
+            if entries[place] is None and digest not in self.in_flight
         }
         if not unknown:
             return
@@ -190,7 +190,7 @@ class Gatherer:
         counts = prepared.counts if places is None else [prepared.counts[place] for place in places]
         if sum(counts) <= dispatcher.batch_tokens:  # no request waits for the rest of a large one
             for digest, row in own.items():
-                self._on_their_way[digest] = InFlightText(shared, row, bulk)
+                self.in_flight[digest] = InFlightText(shared, row, bulk)
         try:
             made = await self._calls_run(prepared, places, list(own), deadline_s, bulk)
             shared.set_result(made)
@@ -202,8 +202,8 @@ class Gatherer:
         finally:
             shared.cancel()
             for digest in own:
-                if (waited := self._on_their_way.get(digest)) is not None and waited.made is shared:
-                    del self._on_their_way[digest]
+                if (waited := self.in_flight.get(digest)) is not None and waited.made is shared:
+                    del self.in_flight[digest]
 
     def _keep(self, digests: list[bytes], made: Rows) -> None:
         model = self._dispatcher.model

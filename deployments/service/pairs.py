@@ -123,7 +123,7 @@ class PairReader(Reader):
         pool: ReadingPool,
     ) -> None:
         super().__init__(preparer, prior, limits, pool)
-        self.request, self._pairs = request, preparer
+        self.request, self.pairs = request, preparer
         self.documents: Features | None = None  # of the documents alone, once they are read
 
     async def read(
@@ -168,7 +168,7 @@ class PairReader(Reader):
             documents = super()._prepare(texts, side, instruction, models, scope)
         except InvalidValue as error:
             raise self._of_prompts(error, len(texts)) from None
-        rerankers, most = self._pairs._rerankers, self._limits.max_tokens_per_request
+        rerankers, most = self.pairs._rerankers, self._limits.max_tokens_per_request
         apart = [name for name in documents if rerankers[name].similarity is not None]
         queries = self._queries(instruction, apart, scope, len(apart) == len(documents))
         prepared: dict[str, Prepared] = {}
@@ -177,8 +177,8 @@ class PairReader(Reader):
             if name in apart and (query is None or sum((*one.counts, *query.counts)) > most):
                 continue
             own = {field.name: getattr(one, field.name) for field in fields(Prepared)}
-            own["prefix"] = self._pairs.prefix_of(name, instruction)
-            limit = self._pairs.limit_for(name)
+            own["prefix"] = self.pairs.prefix_of(name, instruction)
+            limit = self.pairs.limit_for(name)
             prepared[name] = PreparedPairs(**own, query=query, limit=limit)
         if not prepared:
             raise MaxTokensPerRequest(None, most)
@@ -191,7 +191,7 @@ class PairReader(Reader):
         """Prepare the query as a text; models for which it has too many tokens are left out."""
         query = (self.request.query,)
         try:
-            return self._pairs.prepare(query, "query", instruction, models, self._limits, scope)
+            return self.pairs.prepare(query, "query", instruction, models, self._limits, scope)
         except MaxTokensPerRequest as error:
             if alone:
                 raise of_query(error) from None
@@ -216,13 +216,13 @@ class PairReader(Reader):
             if not one.exact or max(one.counts) <= self._preparer.longest_for(name):
                 taken = 0
             else:
-                taken = self._pairs.prompt_tokens(name)
+                taken = self.pairs.prompt_tokens(name)
             query = one.query if isinstance(one, PreparedPairs) else None
             taken = max(taken, 0 if query is None else query.counts[0] - 1)
-            room[name] = Preparer.longest_for(self._pairs, name) - taken
+            room[name] = Preparer.longest_for(self.pairs, name) - taken
         if room and max(room.values()) <= 0:
             name = max(room, key=lambda name: room[name])
-            limit = Preparer.longest_for(self._pairs, name)
+            limit = Preparer.longest_for(self.pairs, name)
             error = ContextLengthExceeded(0, limit - room[name] + 1, limit, name)
             error.param, error.message = (
                 "query",

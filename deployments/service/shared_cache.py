@@ -100,7 +100,7 @@ class SharedCache:
         self._waiting_bytes = 0
         self._reading: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
-        self._failures, self._closed_until_s = 0, 0.0
+        self._failures, self.paused_until_s = 0, 0.0
         self._under_way: list[_Ask] = []  # look-ups of the MGET that runs
         self._late = False  # it took longer than one of them waited
 
@@ -111,7 +111,7 @@ class SharedCache:
     @property
     def paused(self) -> bool:
         """Whether Redis failed so often that it is not used now."""
-        return self._clock() < self._closed_until_s
+        return self._clock() < self.paused_until_s
 
     async def get_many(self, model: str, digests: Sequence[bytes]) -> list[Entry | None]:
         """The entry of each digest, None where Redis has none or did not answer in time; never
@@ -165,10 +165,10 @@ class SharedCache:
         if self._writing is None and self._to_write:
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
-    async def written(self) -> None:
-        """Wait until everything is written."""
-        while self._writing is not None:
-            await asyncio.wait((self._writing,))
+    async def settled(self) -> None:
+        """Wait until nothing is read or written."""
+        while tasks := [task for task in (self._reading, self._writing) if task is not None]:
+            await asyncio.wait(tasks)
 
     async def close(self) -> None:
         """Cancel running commands and close the connections."""
@@ -249,14 +249,14 @@ class SharedCache:
         self._failures += 1
         if self._failures >= FAILURES and not self.paused:
             pause_s = min(PAUSE_S * 2 ** min(self._failures - FAILURES, 10), LONGEST_PAUSE_S)
-            self._closed_until_s = self._clock() + pause_s
+            self.paused_until_s = self._clock() + pause_s
             if self._failures == FAILURES:
                 log.warning("the shared cache is left out until Redis answers again: %s", why)
 
     def _worked(self) -> None:
         if self._failures >= FAILURES:
             log.warning("the shared cache answers again")
-        self._failures, self._closed_until_s = 0, 0.0
+        self._failures, self.paused_until_s = 0, 0.0
 
 
 def pack(key: bytes, vector: Vectors, tokens: int) -> bytes:

@@ -71,14 +71,14 @@ def main(
     if path is None:
         answer = ask(base_url or BASE_URL, "/v1/route", api_key, body, NO_ROUTER)
     else:
-        answer = _decide(application(path)[0], body)
+        answer = decide(application(path)[0], body)
     if as_json:
         click.echo(orjson.dumps(orjson.loads(answer), option=orjson.OPT_INDENT_2))
     else:
         click.echo("\n".join(_table(orjson.loads(answer), given.get("latency_budget_ms"))))
 
 
-def _decide(args: RouterArgs, body: bytes) -> bytes:
+def decide(args: RouterArgs, body: bytes) -> bytes:
     """Return the same explanation from the config alone; nothing is started."""
     from deployments.dispatch.wire import Call, Reply
     from deployments.ingress.views import Views

@@ -3,7 +3,6 @@ everybody is told.
 """
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from openai import AuthenticationError, OpenAI, PermissionDeniedError, RateLimit
 
 from deployments.ingress.asgi import HttpRequest, Message
 from deployments.ingress.auth import Access, duration
+from deployments.ingress.rate_limits import RateLimiter
 from deployments.ingress.routes import FILES
 from deployments.ingress.views import NOT_TAKEN
 from deployments.telemetry import metrics
@@ -57,6 +57,13 @@ WORD = "abc " * 3  # four of the estimated tokens
 @pytest.fixture(scope="module")
 def locked() -> Iterator[tuple[str, LocalRouter]]:
     with served(LOCKED) as both:
+        yield both
+
+
+@pytest.fixture
+def stopped() -> Iterator[tuple[str, LocalRouter]]:
+    """On a clock that stands still: what was used does not come back meanwhile."""
+    with served(LOCKED, RateLimiter(clock=lambda: 1000.0)) as both:
         yield both
 
 
@@ -213,13 +220,8 @@ def test_what_other_callers_do_needs_an_admin_key(
         assert http.get(path).status_code != 403
 
 
-def test_a_limit_is_told_on_every_answer_and_kept(
-    locked: tuple[str, LocalRouter], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now_s = time.monotonic()
-    # what was used does not come back meanwhile
-    monkeypatch.setattr(locked[1].access.meters, "_clock", lambda: now_s)
-    with client(locked, "limited") as http:
+def test_a_limit_is_told_on_every_answer_and_kept(stopped: tuple[str, LocalRouter]) -> None:
+    with client(stopped, "limited") as http:
         first = http.get("/v1/models").headers
         assert (first["x-ratelimit-limit-requests"], first["x-ratelimit-limit-tokens"]) == (
             "20",
@@ -261,9 +263,9 @@ def test_a_limit_is_told_on_every_answer_and_kept(
         assert http.get("/v1/models").status_code == 200  # reading what there is costs nothing
     with pytest.raises(RateLimitError, match="20 requests per minute"):
         OpenAI(
-            base_url=f"{locked[0]}/v1", api_key=KEYS["limited"], max_retries=0
+            base_url=f"{stopped[0]}/v1", api_key=KEYS["limited"], max_retries=0
         ).embeddings.create(model="fast", input=WORD)
-    assert "x-ratelimit-limit-requests" not in embed(locked, "all").headers
+    assert "x-ratelimit-limit-requests" not in embed(stopped, "all").headers
 
 
 def test_preflights_are_answered_for_the_configured_origin_only(

@@ -2,6 +2,7 @@
 restarts nothing.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,14 +14,12 @@ import pytest
 
 from deployments.ingress.application import Application
 from deployments.ingress.deployment import Router
-from deployments.service.plan import ANYONE
 from router import adapters
 from router.encoder_check import load_encoders
-from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue
 from router.strict import changed, parse_args
 from tests.support.bridges import with_fingerprints, write_adapter
-from tests.support.local_service import LocalRouter
+from tests.support.local_service import LocalRouter, held
 
 MODELS: dict[str, Any] = {
     name: {
@@ -258,12 +257,21 @@ async def test_requests_that_are_running_keep_the_collection_they_began_with(
     tmp_path: Path,
 ) -> None:
     async with served(tmp_path, docs={"space": "middle/64"}) as (client, router):
-        service = router.service
-        plan = await service.plan(EmbeddingsRequest(("text",), None, space="docs"))
-        args = changed(service.args.model_dump(mode="json"), {"collections": {"docs": "large/32"}})
-        service.reload(args, Catalogue(args, load_encoders(args)))
-        began = await service._answer(plan, ANYONE)
-        assert (str(began.space), began.vectors.shape) == ("middle/64", (1, 64))
+        service, sent, reloaded = router.service, asyncio.Event(), False
+
+        def waiting() -> bool:
+            sent.set()
+            return not reloaded
+
+        with held(router, waiting):
+            running = asyncio.create_task(embed(client, space="docs"))
+            await sent.wait()
+            before = service.args.model_dump(mode="json")
+            args = changed(before, {"collections": {"docs": "large/32"}})
+            service.reload(args, Catalogue(args, load_encoders(args)))
+            reloaded = True
+            began = await running
+        assert (began["routing"]["space"], vectors(began).shape) == ("middle/64", (1, 64))
         assert (await embed(client, space="docs"))["routing"]["space"] == "large/32"
 
 

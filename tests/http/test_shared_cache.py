@@ -61,15 +61,14 @@ class Bench:
     ) -> None:
         self.clock = Clock()
         config = Cache(redis_url=url, redis_timeout_s=timeout_s, redis_ttl_s=ttl_s)
-        self.cache = SharedCache(
-            RedisClient(url), {"m": identity}, {"m": WIDTH}, config, self.clock
-        )
+        self.client = RedisClient(url)
+        self.cache = SharedCache(self.client, {"m": identity}, {"m": WIDTH}, config, self.clock)
 
     async def put(self, *names: int) -> None:
         self.cache.put_many(
             "m", list(map(digest, names)), np.stack([vector(name) for name in names]), list(names)
         )
-        await self.cache.written()
+        await self.cache.settled()
 
     async def get(self, *names: int) -> list[Entry | None]:
         return await self.cache.get_many("m", list(map(digest, names)))
@@ -156,7 +155,7 @@ async def test_garbage_in_redis_is_a_miss_and_counted(server: RedisServer, bench
 
 async def test_a_redis_that_hangs_is_not_waited_for_and_soon_not_asked(server: RedisServer) -> None:
     bench = Bench(server.url, timeout_s=0.01)
-    await bench.cache._client.get([b"a"])  # connected
+    await bench.client.get([b"a"])  # connected
     server.pause()
     for _ in range(FAILURES):
         assert await bench.get(1) == [None]
@@ -207,10 +206,8 @@ async def test_a_redis_that_is_always_late_is_left_alone_and_said_to_be_away_onc
         assert cache.paused == (late >= FAILURES), (
             "one late answer is one failure, whoever waited for it"
         )
-        reading = cache._reading
-        assert reading is not None
         redis.answer.set()
-        await reading
+        await cache.settled()
         assert cache.paused == (late >= FAILURES), "an answer that came too late proves nothing"
         clock.now += 60.0
     assert [
@@ -258,8 +255,8 @@ async def test_each_failure_after_a_pause_makes_the_next_one_longer(
     for _ in range(12):
         while not bench.cache.paused:
             await bench.get(1)
-        pauses.append(bench.cache._closed_until_s - bench.clock.now)
-        bench.clock.now = bench.cache._closed_until_s
+        pauses.append(bench.cache.paused_until_s - bench.clock.now)
+        bench.clock.now = bench.cache.paused_until_s
     assert pauses[:3] == pytest.approx([0.5, 1.0, 2.0])
     assert pauses[-1] == 30.0
 
@@ -297,7 +294,7 @@ def test_a_second_router_answers_what_the_first_has_seen_without_its_engine(
     texts = ["a shared sentence", "another", "a shared sentence"]
     with served(with_redis(server.url)) as (first, one):
         fresh = embed(first, texts)
-        asyncio.run_coroutine_threadsafe(one.service.shared.written(), one.loop).result(60)  # type: ignore[union-attr]
+        asyncio.run_coroutine_threadsafe(one.service.shared.settled(), one.loop).result(60)  # type: ignore[union-attr]
     with served(with_redis(server.url)) as (second, router):
         known = embed(second, [*texts, "new"])
         assert known["routing"]["cached"] == 3
@@ -324,7 +321,7 @@ def test_another_key_finds_in_redis_what_the_scope_says(
     args = with_redis(server.url, **scope) | {"keys": keys}
     with served(args) as (first, one):
         fresh = embed(first, texts, key="one")
-        asyncio.run_coroutine_threadsafe(one.service.shared.written(), one.loop).result(60)  # type: ignore[union-attr]
+        asyncio.run_coroutine_threadsafe(one.service.shared.settled(), one.loop).result(60)  # type: ignore[union-attr]
     for key, found in (("other", other_finds), ("one", 2)):
         with served(args) as (second, router):
             known = embed(second, texts, key=key)
@@ -342,7 +339,7 @@ def test_texts_that_redis_turns_out_to_know_do_not_make_a_model_look_faster(
     shared = [f"a text that both routers get {number}" for number in range(40)]
     with served(with_redis(server.url)) as (first, one):
         embed(first, shared)
-        asyncio.run_coroutine_threadsafe(one.service.shared.written(), one.loop).result(60)  # type: ignore[union-attr]
+        asyncio.run_coroutine_threadsafe(one.service.shared.settled(), one.loop).result(60)  # type: ignore[union-attr]
     with served(with_redis(server.url)) as (second, router):
         correction = router.service.feedback["wordllama-256"].correction
 

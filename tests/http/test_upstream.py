@@ -20,6 +20,7 @@ import pytest
 from deployments import engines
 from deployments.dispatch.wire import Call
 from deployments.engines.base import EngineDead
+from deployments.engines.remote import RemoteEngine
 from deployments.replica.host import Host
 from deployments.replica.identity import WrongModel, identity_of
 from router import replica_health
@@ -146,10 +147,8 @@ def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_
         }
         ended: dict[str, Counter[str]] = {}
         with served(args) as (base, router):
-            numbers, engine = itertools.count(), router.transport.hosts["theirs"]._engine
-
-            def patience(seconds: float) -> None:
-                engine._settings = engine._settings.model_copy(update={"timeout_s": seconds})  # type: ignore[attr-defined]
+            numbers, engine = itertools.count(), router.transport.engines["theirs"]
+            assert isinstance(engine, RemoteEngine)
 
             async def ask(client: httpx.AsyncClient, seen: Counter[str]) -> None:
                 texts = ["x" * (next(numbers) % 50 + 1) for _ in range(3)]
@@ -172,11 +171,11 @@ def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_
                 async with httpx.AsyncClient(base_url=base, timeout=2 * WAIT_S) as client:
                     for now in (*FAULTS, "none"):
                         fault[0] = now
-                        patience(SILENCE_S if now == "silence" else WAIT_S)
+                        engine.timeout_s = SILENCE_S if now == "silence" else WAIT_S
                         seen = ended[now if now != "none" or not ended else "after all"] = Counter()
                         await asyncio.gather(*(ask(client, seen) for _ in range(ALL)))
                         fault[0] = "none"
-                        patience(WAIT_S)
+                        engine.timeout_s = WAIT_S
                         until_s = time.monotonic() + WAIT_S
                         while (
                             await client.post("/v1/embeddings", json={"input": "well again?"})

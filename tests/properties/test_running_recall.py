@@ -34,7 +34,7 @@ def test_the_average_is_below_the_floor_by_one_request_at_most(
                 running.answered(kept, texts)
             elif booking is not None and not answered:
                 running.take_back(booking)
-        short = running.floor * running._queries - running._kept
+        short = running.floor * running.queries - running.kept
         assert short <= most + 1e-6
         assert running.average is None or 0.0 <= running.average <= 1.0 + 1e-9
 

@@ -13,6 +13,7 @@ import uvicorn
 
 from deployments import engines
 from deployments.dispatch.wire import Call, Reply, stamped
+from deployments.engines.base import Engine
 from deployments.ingress.application import Application
 from deployments.ingress.auth import Access
 from deployments.ingress.batches import runner_of
@@ -74,6 +75,7 @@ class LocalTransport:
     """Calls engines of this process; each model is one replica named after it."""
 
     def __init__(self) -> None:
+        self.engines: dict[str, Engine] = {}
         self.hosts: dict[str, Host] = {}
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
@@ -108,6 +110,7 @@ class LocalRouter:
         for name, model in self.service.args.deployed.items():
             engine = engines.create(model, None)
             await engine.start()
+            self.transport.engines[name] = engine
             self.transport.hosts[name] = Host(engine, name)
             self.service.replicas_changed(name, [name])
         args = self.service.args

@@ -125,7 +125,7 @@ def test_a_replica_proves_its_scores(
 ) -> None:
     """With the engine that serves: the stored scores pass, others and equal ones do not."""
     _, router = running
-    engine = router.transport.hosts["tiny"]._engine
+    engine = router.transport.engines["tiny"]
     config = RerankerConfig.model_validate(reranker(tiny_qwen3))
 
     def prove(config: RerankerConfig) -> ScoreIdentity:
@@ -186,8 +186,8 @@ def scheduled(engine: Any, ids: Any) -> tuple[int, bool]:
     """The tokens of a step with this pair, and whether some of them are not computed again. Nothing
     else runs, so its engine steps no more.
     """
-    backend = engine._backend
+    backend = engine.backend
     scheduler = backend.engine.engine_core.engine_core.scheduler
-    scheduler.add_request(backend._requests.make(ids))
+    scheduler.add_request(backend.requests.make(ids))
     step = scheduler.schedule()
     return step_tokens(step), step.total_num_scheduled_tokens < len(ids)

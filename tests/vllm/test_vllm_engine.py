@@ -77,7 +77,7 @@ class Pair:
     @property
     def unfinished(self) -> int:
         """Texts that vLLM itself still holds."""
-        backend = self.vllm._backend
+        backend = self.vllm.backend
         assert isinstance(backend, InProcess)
         assert backend.engine is not None
         core: Any = backend.engine.engine_core
@@ -182,7 +182,7 @@ async def test_a_text_that_vllm_itself_refuses_fails_alone(pair: Pair) -> None:
     """Past the checks in front of it: what vLLM says no to is its text's fault, and the engine goes
     on.
     """
-    backend = pair.vllm._backend
+    backend = pair.vllm.backend
     assert backend is not None
     vectors = np.zeros((3, pair.vllm.dimensions), np.float32)
     sizes = (2, pair.vllm.max_tokens + 1, 1)
@@ -235,7 +235,7 @@ async def test_many_callers_at_once_get_their_own_vectors(pair: Pair) -> None:
 
 async def test_a_failed_step_fails_everything_and_health_stays_bad(pair: Pair) -> None:
     """Stays last: it kills the engine, as a lost device would."""
-    backend = pair.vllm._backend
+    backend = pair.vllm.backend
     assert isinstance(backend, InProcess)
     long = [np.full(pair.vllm.max_tokens, 7, np.int32)] * 100
     tasks = [asyncio.create_task(pair.vllm.embed(Batch(ids=long))) for _ in range(2)]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deployments.dispatch import socket_transport
 from deployments.dispatch.frames import Address
-from deployments.dispatch.socket_transport import Connection, DirectTransport
+from deployments.dispatch.socket_transport import AGAIN_S, Connection, DirectTransport
 from deployments.dispatch.transport import ConnectionLost, ReplicaLost
 from deployments.dispatch.wire import (
     Call,
@@ -35,6 +35,7 @@ from deployments.replica import socket_server
 from deployments.replica.socket_server import ReplicaServer
 from router.errors import RequestTooLarge
 from router.steps import Counters
+from tests.support.hand_transport import settle
 
 WAIT_S = 30.0
 
@@ -132,9 +133,11 @@ async def until(true: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
-async def connected(*replicas: Replica) -> tuple[DirectTransport, Handles]:
+async def connected(
+    *replicas: Replica, again_s: float = AGAIN_S
+) -> tuple[DirectTransport, Handles]:
     handles = Handles(*replicas)
-    transport = DirectTransport(handles)
+    transport = DirectTransport(handles, again_s)
     transport.replicas_changed("m", [replica.name for replica in replicas])
     await until(
         lambda: (
@@ -212,11 +215,8 @@ async def test_a_replica_that_dies_loses_its_calls_at_once_and_later_ones_take_t
     await transport.close()
 
 
-async def test_a_line_that_broke_is_made_again(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("deployments.dispatch.socket_transport._AGAIN_S", 0.0)
-    transport, handles = await connected(replica)
+async def test_a_line_that_broke_is_made_again(replica: Replica) -> None:
+    transport, handles = await connected(replica, again_s=0.0)
     (first,) = transport.lines.values()
     first.abort()
     await until(lambda: transport.lines and transport.lines["a"] is not first)
@@ -281,31 +281,26 @@ async def test_where_no_line_can_be_made_calls_take_the_handle() -> None:
     await transport.close()
 
 
+class BrokenAtFirst(Handles):
+    """Whose first question for an address fails in Ray."""
+
+    failures = 1
+
+    async def address(self, model: str, replica: str) -> Address | None:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("unexpected")
+        return await super().address(model, replica)
+
+
 async def test_a_replica_is_asked_again_for_its_address_whatever_ray_says_first(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
+    replica: Replica,
 ) -> None:
-    monkeypatch.setattr(socket_transport, "_AGAIN_S", 0.01)
-    handles = Handles(replica)
-    answers: list[Address | Exception] = [replica.address, RuntimeError("unexpected")]
-    connected = asyncio.Event()
-    open_line = Connection.open
-
-    async def address(model: str, name: str) -> Address | None:
-        if isinstance(answer := answers.pop(), Exception):
-            raise answer
-        return answer
-
-    async def opened(address: Address) -> Connection:
-        line = await open_line(address)
-        connected.set()
-        return line
-
-    monkeypatch.setattr(Connection, "open", opened)
-    monkeypatch.setattr(handles, "address", address)
-    transport = DirectTransport(handles)
+    handles = BrokenAtFirst(replica)
+    transport = DirectTransport(handles, again_s=0.0)
     transport.replicas_changed("m", ["a"])
-    async with asyncio.timeout(WAIT_S):
-        await connected.wait()
+    await until(lambda: transport.lines)
+    assert not handles.failures
     await transport.close()
 
 
@@ -322,9 +317,8 @@ async def test_whoever_says_nothing_is_hung_up_on(
 
 
 async def test_models_that_share_a_device_are_named_and_warned_of_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(socket_transport, "TELL_SHARED_S", 0.0)
     caplog.set_level("WARNING", logger="ray.serve")
 
     def warnings() -> list[str]:
@@ -335,7 +329,7 @@ async def test_models_that_share_a_device_are_named_and_warned_of_once(
     for name, (node, devices) in places.items():
         await replicas[name].start()
         replicas[name].address = replicas[name].address._replace(node=node, devices=devices)
-    transport = DirectTransport(Handles(*replicas.values()))
+    transport = DirectTransport(Handles(*replicas.values()), tell_shared_s=0.0)
     for name in places:
         transport.replicas_changed(f"model-{name}", [name])
     async with asyncio.timeout(WAIT_S):
@@ -350,7 +344,7 @@ async def test_models_that_share_a_device_are_named_and_warned_of_once(
     transport.replicas_changed("model-b", ["b"])
     async with asyncio.timeout(WAIT_S):
         await until(lambda: cards.shared_with("model-a") == ["model-b"])
-        await until(lambda: transport._telling is None)
+        await settle()  # a second warning would come now
     assert len(warnings()) == 1
     await transport.close()
     for replica in replicas.values():

@@ -32,6 +32,7 @@ from deployments.engines.base import (
     TextTooLong,
 )
 from deployments.engines.common import normalise, pieces_of, unreadable
+from deployments.engines.remote import RemoteEngine
 from deployments.replica.host import start_when_reachable
 from router.model_config import ModelConfig, resolve_path
 from tests.support.ports import free_port
@@ -490,8 +491,13 @@ class Scripted:
 
     def __init__(self) -> None:
         self.answer: Answer | None = None
+        self.port = 0
         self.heads: list[str] = []
         self.received, self.hung_up = asyncio.Event(), asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -541,11 +547,13 @@ def replies(status: int, reply: object) -> Answer:
 
 
 @asynccontextmanager
-async def scripted(**settings: Any) -> AsyncIterator[tuple[Scripted, Engine]]:
+async def scripted(**settings: Any) -> AsyncIterator[tuple[Scripted, RemoteEngine]]:
     script = Scripted()
     async with await asyncio.start_server(script.serve, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        async with started({"kind": "remote", "base_url": url, "model": "m"} | settings) as engine:
+        script.port = server.sockets[0].getsockname()[1]
+        given = {"kind": "remote", "base_url": script.url, "model": "m"} | settings
+        async with started(given) as engine:
+            assert isinstance(engine, RemoteEngine)
             script.received.clear()
             yield script, engine
 
@@ -612,16 +620,15 @@ async def test_remote_puts_vectors_in_the_order_of_their_index_and_sends_the_key
     ],
 )
 async def test_remote_says_what_is_wrong_with_an_answer_and_lives_on(
-    answer: Answer, message: str, monkeypatch: pytest.MonkeyPatch
+    answer: Answer, message: str
 ) -> None:
     async with scripted() as (script, engine):
-        script.answer = answer
-        with monkeypatch.context() as patch:
-            if answer is silence:  # others have all the time that they need
-                settings = engine._settings  # type: ignore[attr-defined]
-                patch.setattr(engine, "_settings", settings.model_copy(update={"timeout_s": 0.5}))
-            with pytest.raises(EngineError, match=message) as caught:
-                await engine.embed(Batch(texts=["a", "b"]))
+        script.answer, patience_s = answer, engine.timeout_s
+        if answer is silence:  # others have all the time that they need
+            engine.timeout_s = 0.5
+        with pytest.raises(EngineError, match=message) as caught:
+            await engine.embed(Batch(texts=["a", "b"]))
+        engine.timeout_s = patience_s
         assert not isinstance(caught.value, EngineDead)
         assert "127.0.0.1" not in str(caught.value)  # callers see it
         script.answer = None
@@ -660,8 +667,7 @@ async def test_a_text_that_the_server_refuses_fails_alone() -> None:
 
 async def test_what_a_server_says_of_a_text_is_passed_on_without_its_address() -> None:
     async with scripted() as (script, engine):
-        url = engine._settings.base_url  # type: ignore[attr-defined]
-        script.answer = lambda _: (400, f"see {url}/help: too long".encode())
+        script.answer = lambda _: (400, f"see {script.url}/help: too long".encode())
         failed = (await engine.embed(Batch(texts=["a"]))).failed[0]
     assert str(failed).endswith("see .../help: too long")
 

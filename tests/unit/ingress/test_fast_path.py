@@ -423,11 +423,13 @@ async def test_an_application_on_another_loop_is_serves_to_call(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with staged(Replica()) as stage:
-        other = asyncio.new_event_loop()
-        fast_path._here[:] = [(stage.echo.exchange, other)]
+
+        async def install() -> None:
+            fast_path.install(stage.echo.exchange)
+
+        await asyncio.to_thread(asyncio.run, install())
         with caplog.at_level("WARNING", logger="ray.serve"):
             assert (await stage.ask(post()))[0][2] == b"slow"
-        other.close()
     assert "another thread" in caplog.text
 
 

@@ -11,7 +11,7 @@ from deployments import engines
 from deployments.dispatch.wire import Call
 from deployments.engines.base import Batch, Embedded, Engine, EngineDead, EngineError, EngineFailed
 from deployments.replica.host import Host
-from deployments.replica.identity import WrongModel, identity_of
+from deployments.replica.identity import Identity, WrongModel, identity_of
 from deployments.service.fingerprints import check_reading
 from deployments.service.prepare import Preparer
 from router.config import RouterArgs
@@ -87,11 +87,9 @@ def call(text: str = "some text") -> Call:
     return Call(None, np.array([3], np.int32), [text], "document", [None])
 
 
-async def settled(host: Host) -> None:
-    """After the proof that runs, if one does."""
-    assert host._identity is not None
-    if (running := host._identity._running) is not None:
-        await running
+def identity_in(host: Host) -> Identity:
+    assert host.identity is not None
+    return host.identity
 
 
 async def test_the_right_engine_proves_itself_and_serves(tmp_path: Path) -> None:
@@ -117,11 +115,11 @@ async def test_a_replica_is_asked_again_when_its_time_has_come(tmp_path: Path) -
     server.come_back_as(2)
     clock.now = 59.0
     await host.check_health()
-    await settled(host)
+    await identity_in(host).settled()
     await host.check_health()
     clock.now = 60.0
     await host.check_health()
-    await settled(host)
+    await identity_in(host).settled()
     with pytest.raises(EngineDead, match="its vector of"):
         await host.check_health()
     with pytest.raises(EngineDead, match="its vector of"):
@@ -132,7 +130,7 @@ async def test_a_proof_in_time_leaves_a_right_replica_alone(tmp_path: Path) -> N
     server, host, clock = await replica(tmp_path, every_s=60.0)
     for clock.now in (60.0, 61.0, 120.0):
         await host.check_health()
-        await settled(host)
+        await identity_in(host).settled()
     assert server.batches == 2 * 3  # both sides, at the start and twice in time
     assert len((await host.embed(call())).tokens) == 1
 
@@ -169,8 +167,7 @@ async def test_a_proof_that_was_under_way_when_the_engine_failed_proves_nothing(
     tmp_path: Path,
 ) -> None:
     server, host, _ = await replica(tmp_path)
-    identity = host._identity
-    assert identity is not None
+    identity = identity_in(host)
     embed, failures = server.embed, [1]
 
     async def embed_while_another_call_fails(batch: Batch) -> Embedded:
@@ -188,8 +185,7 @@ async def test_a_proof_that_was_under_way_when_the_engine_failed_proves_nothing(
 
 async def test_all_who_wait_after_a_failure_wait_for_one_proof(tmp_path: Path) -> None:
     server, host, _ = await replica(tmp_path)
-    identity = host._identity
-    assert identity is not None
+    identity = identity_in(host)
     identity.doubt()
     asked, passed = server.batches, identity.passed
     calls = [asyncio.create_task(host.embed(call(f"text {number}"))) for number in range(30)]
@@ -203,8 +199,7 @@ async def test_all_who_wait_after_a_failure_wait_for_one_proof(tmp_path: Path) -
 
 async def test_no_text_passes_after_a_proof_that_proved_nothing(tmp_path: Path) -> None:
     server, host, _ = await replica(tmp_path)
-    identity = host._identity
-    assert identity is not None
+    identity = identity_in(host)
     identity.doubt()
     embed, failures, doubted = server.embed, [1], list[bool]()
 
@@ -226,11 +221,11 @@ async def test_an_engine_that_is_away_when_its_time_has_come_is_asked_later(tmp_
     server, host, clock = await replica(tmp_path, every_s=60.0)
     server.away, clock.now = True, 60.0
     await host.check_health()
-    await settled(host)
+    await identity_in(host).settled()
     server.away = False
     server.come_back_as(2)
     await host.check_health()
-    await settled(host)
+    await identity_in(host).settled()
     with pytest.raises(EngineDead):
         await host.check_health()
 

@@ -3,8 +3,8 @@
 import pytest
 
 from router.codes import LANGUAGES, SCRIPTS, by_language, language_codes, parse_tag, script_codes
-from router.language import _LANGUAGE_OF_SCRIPT, _SCRIPTS, script_of
-from router.language_id import _LABELS, _allowed
+from router.language import COUNTED_SCRIPTS, LANGUAGE_OF_SCRIPT, script_of
+from router.language_id import LABELS, allowed_labels
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_a_code_that_no_text_ever_has_is_refused(word: str) -> None:
 
 
 def test_every_language_of_a_label_is_a_code_or_reported_as_none() -> None:
-    found = {language for script in _LABELS for language in _allowed(script).languages}
-    found |= set(_LANGUAGE_OF_SCRIPT.values())
+    found = {language for script in LABELS for language in allowed_labels(script).languages}
+    found |= set(LANGUAGE_OF_SCRIPT.values())
     codes = sorted(language for language in found if len(language) == 2)
     assert language_codes(codes) == tuple(codes)
     assert set(language_codes(LANGUAGES)) == set(LANGUAGES) - {"nb", "nn"}
@@ -80,7 +80,7 @@ def test_every_code_of_a_script_is_read_as_one_that_is_reported() -> None:
         "Hang",
         "Hani",
     )
-    reported = (set(_SCRIPTS) | {"Jpan"}) - {"Hira", "Kana"}
+    reported = (set(COUNTED_SCRIPTS) | {"Jpan"}) - {"Hira", "Kana"}
     assert set(script_codes(SCRIPTS)) == set(script_codes(sorted(reported))) == reported
 
 

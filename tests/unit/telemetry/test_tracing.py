@@ -66,11 +66,11 @@ class Traced:
         recorded.
         """
         request = parse(orjson.dumps({"input": text, **body}), {}, self.service.args.limits)
-        with self._around(text, sampled):
+        with self.around(text, sampled):
             return asyncio.get_running_loop().create_task(self.service.embed(request))
 
     @contextmanager
-    def _around(self, name: str, sampled: bool) -> Iterator[None]:
+    def around(self, name: str, sampled: bool) -> Iterator[None]:
         off = trace.NonRecordingSpan(
             trace.SpanContext(7, 7, is_remote=True, trace_flags=trace.TraceFlags(0))
         )
@@ -268,7 +268,7 @@ def test_the_span_of_a_request_is_below_the_callers() -> None:
 @pytest.mark.parametrize("headers", [{}, {"traceparent": "nonsense"}])
 def test_the_span_of_a_request_without_a_caller_is_below_no_other(headers: dict[str, str]) -> None:
     traced = Traced()
-    with traced._around("somebody else's", sampled=True):
+    with traced.around("somebody else's", sampled=True):
         span = requested(traced, headers)
     assert span.parent is None
 
