@@ -1,4 +1,4 @@
-# What one does here, by verb; `make` alone lists them.
+# Common tasks; `make` lists them.
 #
 # Packages come from complete locks, installed with --no-deps: see requirements/README.md. Each stamp is written last, so an
 # interrupted install is done again, and depends on what it was made from, so a changed lock is installed.
@@ -36,7 +36,7 @@ UV_COMPILE := $(UV_COMPILE_GPU) --override requirements/overrides.txt
 .DEFAULT_GOAL := help
 .PHONY: help install system run sim test test-long check bench bench-decide bench-latency bench-budgets chaos soak replay lock clean
 
-help: ## list these
+help: ## list these tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(RUNTIME) ## install what `make run` needs into .venv
@@ -76,7 +76,7 @@ check: $(TOOLS) ## lint, format, types and every config
 	$(BIN)/mypy
 	$(BIN)/embedding-router check-config configs/*.yaml configs/extra/*.yaml cluster.yaml
 
-bench: $(TOOLS) ## measure: the data plane and a pretend device, or make bench ARGS=decide
+bench: $(TOOLS) ## measure the data plane and a simulated device, or another benchmark: make bench ARGS=decide
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m benchmarks device)
 
@@ -84,10 +84,10 @@ bench-decide: $(TOOLS) ## microseconds of a decision, and of a text's features
 	$(BIN)/python -m benchmarks decide
 	$(BIN)/python -m benchmarks features $(ARGS)
 
-bench-latency: $(TOOLS) ## are the predictions right? live, in 4 minutes
+bench-latency: $(TOOLS) ## check predictions against a live service (4 min)
 	$(BIN)/python -m benchmarks latency --config $(CONFIG) $(ARGS)
 
-bench-budgets: $(TOOLS) ## who is answered in time under load? live, in 5 minutes
+bench-budgets: $(TOOLS) ## share of requests answered in time under load (5 min)
 	$(BIN)/python -m benchmarks budgets --config $(CONFIG) $(ARGS)
 
 chaos: $(TOOLS) ## break one thing after another under load: make chaos ARGS="--scenario replica-killed"
