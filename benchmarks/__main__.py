@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME] ...`: run one benchmark; without a name, the data plane."""
+"""Run one benchmark: `python -m benchmarks NAME`. Without a name it runs the data plane."""
 
 import signal
 import sys
@@ -58,7 +58,7 @@ def _summary(doc: str) -> str:
 
 
 def main() -> None:
-    """Hand the arguments behind the name to the benchmark of that name."""
+    """Pass the arguments after the name to the benchmark of that name."""
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     if first in ("-h", "--help"):
         names = (

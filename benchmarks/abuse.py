@@ -1,11 +1,10 @@
-"""What do the others notice of a client that means harm? `python -m benchmarks abuse [--attack
-NAME]... [--json FILE]`.
+"""Measure the effect of an abusive client on other clients.
 
-One service on the models of `configs/local.yaml`, with keys. Beside a normal load of short and
-middle texts each attack runs for a while, with a key of its own: p99 of both before, during and
-after it, and the memory of the routers. Short texts must stay within three times their p99 or 40 ms
-more, middle ones within five times or 300 ms more, and memory must come back to within 20 % or
-100 MB.
+One service on the models of `configs/local.yaml`, with keys. Each attack runs for a while beside a
+normal load of short and medium texts, with its own key. Measured are the p99 of both kinds before,
+during and after the attack, and the memory of the routers. Short texts must stay within three times
+their p99 or 40 ms more, medium ones within five times or 300 ms more, and memory must return to
+within 20 % or 100 MB.
 """
 
 import asyncio
@@ -46,7 +45,7 @@ KEYS = {
 
 
 class Mark(NamedTuple):
-    """What p99 may become during an attack."""
+    """Limit on p99 during an attack."""
 
     times: float
     plus_s: float
@@ -60,7 +59,7 @@ MEMORY_SHARE, MEMORY_MIB = 1.2, 100.0
 
 
 class Load:
-    """Short and middle texts at a steady rate, whoever else is there; no text is sent twice."""
+    """Steady background load of short and medium texts; no text repeats."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session, self._rng = session, random.Random(7)
@@ -84,7 +83,7 @@ class Load:
         self.took_s[kind].append(time.perf_counter() - start_s)
 
     async def run(self, seconds: float) -> dict[str, float]:
-        """p99 of each kind, of all requests that were sent in so many seconds."""
+        """Send requests for `seconds`; return p99 of each kind over all of them."""
         self.took_s = {SHORT: [], MIDDLE: []}
         sent = list[asyncio.Task[None]]()
         until_s = time.monotonic() + seconds
@@ -100,14 +99,14 @@ class Load:
 
 
 def p99(seconds: list[float]) -> float:
-    """Of fewer than a hundred the largest."""
+    """p99, or the maximum of fewer than 100 values."""
     if len(seconds) < 100:
         return max(seconds)
     return statistics.quantiles(seconds, n=100)[98]
 
 
 def memory_mib(process: psutil.Process) -> float:
-    """Of all routers of the service."""
+    """Memory of all routers in MiB."""
     total = 0.0
     for one in replicas("router", process.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
@@ -117,7 +116,7 @@ def memory_mib(process: psutil.Process) -> float:
 
 @contextlib.asynccontextmanager
 async def under(name: str, url: str) -> AsyncIterator[None]:
-    """The attack, over and over, as long as the block runs; its answers are shown at the end."""
+    """Repeat the attack while the block runs; print its answers at the end."""
     command = [sys.executable, "-m", "benchmarks.abuse_attacks", url, ATTACKER, LIMITED, name]
     attacker = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE
@@ -135,7 +134,7 @@ async def under(name: str, url: str) -> AsyncIterator[None]:
 async def play(
     name: str, url: str, load: Load, process: psutil.Process, seconds: float
 ) -> list[Row]:
-    """The figures of one attack."""
+    """Measure one attack."""
     before_mib, before_s = memory_mib(process), await load.run(seconds)
     async with under(name, url):
         during_s = await load.run(seconds)
@@ -156,7 +155,7 @@ async def play(
 
 
 async def play_all(names: tuple[str, ...], seconds: float) -> list[Row]:
-    """All attacks on one service, one after another."""
+    """Run all attacks on one service, one after another."""
     rows = list[Row]()
     with router(LOCAL, None, keys=KEYS) as service:
         assert service.process is not None
@@ -177,10 +176,19 @@ async def play_all(names: tuple[str, ...], seconds: float) -> list[Row]:
 
 @click.command()
 @click.option(
-    "--attack", "names", multiple=True, type=click.Choice(list(ATTACKS)), help="All without it."
+    "--attack",
+    "names",
+    multiple=True,
+    type=click.Choice(list(ATTACKS)),
+    help="Attack to run; repeatable. [default: all]",
 )
-@click.option("--seconds", default=10.0, show_default=True, help="Before, during and after each.")
+@click.option(
+    "--seconds",
+    default=10.0,
+    show_default=True,
+    help="Seconds before, during and after each attack.",
+)
 @to_file
 def main(names: tuple[str, ...], seconds: float, file: Path | None) -> None:
-    """Attack a service and say what its other clients noticed; exits 1 where a mark was missed."""
+    """Attack a service and measure the effect on its other clients; exit 1 if a mark is missed."""
     conclude(asyncio.run(play_all(names or tuple(ATTACKS), seconds)), file)

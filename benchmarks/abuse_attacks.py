@@ -1,5 +1,5 @@
-"""The attacks of `python -m benchmarks abuse`, in a process of their own, so that what they cost
-their sender does not slow down the client that measures.
+"""The attacks of `python -m benchmarks abuse`, in their own process, so that the cost of sending
+does not slow down the client that measures.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ LOWEST_PRIORITY = 19  # attackers have machines of their own; here they only get
 
 
 class Target:
-    """What is attacked, with the attacker's key and one that has limits."""
+    """The attacked service, the attacker's key and a rate-limited key."""
 
     def __init__(self, url: str, key: str, limited_key: str) -> None:
         self.key, self.limited_key = key, limited_key
@@ -47,7 +47,7 @@ class Target:
         key: str | None = None,
         encoding: str = "identity",
     ) -> None:
-        """One request; its status is counted, 0 where there was no answer in time."""
+        """Send one request and count its status, or 0 without an answer in time."""
         status = 0
         headers = {"authorization": f"Bearer {key or self.key}", "content-encoding": encoding}
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
@@ -61,7 +61,7 @@ class Target:
 
     @contextlib.asynccontextmanager
     async def connected(self, body: bytes) -> AsyncIterator[socket.socket]:
-        """A connection with a small buffer over which this request was sent."""
+        """Open a connection with a small buffer and send this request over it."""
         head = (
             f"POST /v1/embeddings HTTP/1.1\r\nhost: {self.host}\r\n"
             f"authorization: Bearer {self.key}\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -76,7 +76,7 @@ class Target:
 
 
 class Attack(NamedTuple):
-    """What is done over and over, by so many at once."""
+    """A repeated action and its number of concurrent clients."""
 
     row: str  # what it costs a service without a limit for it
     once: Callable[[Target], Coroutine[Any, Any, None]]
@@ -88,7 +88,7 @@ def _body(**fields: Any) -> bytes:
 
 
 def _new(words: str) -> str:
-    """Text that no cache knows."""
+    """Text that is in no cache."""
     return f"{random.getrandbits(64):x} {words}"
 
 
@@ -173,7 +173,7 @@ ATTACKS = {
 
 
 async def attack(name: str, target: Target) -> Counter[int]:
-    """Go on until SIGTERM; returns the statuses of the answers."""
+    """Attack until SIGTERM; return the statuses of the answers."""
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
 

@@ -1,10 +1,9 @@
-"""Is the largest model worth it on four public data sets? `python -m benchmarks advise --data
-FOLDER --base-url URL -o report/`.
+"""Run `embedding-router advise` on four public data sets.
 
 Turns SciFact-mini (300 claims, 1,000 abstracts), the STS benchmark in English and Chinese (1,379
-pairs each) and banking77 (its test set, 77 intents; rows by turns teach and ask) into the files
-that `embedding-router advise` reads, and runs it. Start the service first: `make run`. What is
-interrupted goes on where it stopped. What stands behind `--` is for `embedding-router advise`.
+pairs each) and banking77 (its test set, 77 intents; rows alternate between training and test) into
+the files that `embedding-router advise` reads, and runs it. Start the service first: `make run`. An
+interrupted run continues. Options after `--` are passed to `embedding-router advise`.
 """
 
 import csv
@@ -19,8 +18,8 @@ from benchmarks.public_data import require, whole
 
 
 def convert(folder: Path, into: Path, abstracts: int = 1000) -> list[str]:
-    """Write the inputs, and return the options that name them; of the abstracts those that answer a
-    claim come first.
+    """Write the inputs and return the options that name them; abstracts that answer a claim come
+    first.
     """
     into.mkdir(parents=True, exist_ok=True)
     scifact = json.loads((folder / "scifact-mini.json").read_text())
@@ -75,7 +74,7 @@ def convert(folder: Path, into: Path, abstracts: int = 1000) -> list[str]:
     type=click.IntRange(400),
     default=1000,
     show_default=True,
-    help="Fewer take less time.",
+    help="Abstracts to embed; fewer take less time.",
 )
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.argument("more", nargs=-1)

@@ -1,12 +1,11 @@
-"""Does a routing that was made from English texts alone harm a mixed load? `python -m benchmarks
-advise_english --data FOLDER [--scifact] [-o FOLDER] [--json FILE]`.
+"""Check that routing rules derived from English texts alone do not harm a mixed load.
 
 Starts the models of `configs/local.yaml`, sends questions of bank customers, short texts in 42
 languages and texts in two languages with `model: auto`, and keeps the decision log. Then it runs
-`embedding-router advise` on the English sets alone (the STS benchmark and banking77, SciFact with
---scifact, which takes minutes more), and `embedding-router replay` of the log under the
-routing.yaml that came out. By the config's figures the mean points of the log must not fall, and
-those of no language that was not measured may.
+`embedding-router advise` on the English sets alone (the STS benchmark and banking77; SciFact with
+--scifact, which takes minutes more), and `embedding-router replay` of the log under the resulting
+routing.yaml. By the config's figures, the mean points of the log must not fall, nor those of any
+language that was not measured.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ MOST_CHARACTERS = 600
 
 
 def mixed_texts(folder: Path, count: int) -> list[str]:
-    """A third each: English questions, texts in 42 languages, texts in two languages."""
+    """English questions, texts in 42 languages, and texts in two languages: a third each."""
     rng, third = random.Random(5), count // 3
     with (folder / "banking77-test.csv").open(newline="") as rows:
         questions = [row["text"] for row in csv.DictReader(rows)]
@@ -50,7 +49,7 @@ def mixed_texts(folder: Path, count: int) -> list[str]:
 
 
 async def send(url: str, texts: Sequence[str]) -> int:
-    """Have every text embedded by the model that `auto` chooses; returns how many were."""
+    """Embed every text with `model: auto`; return the number of texts."""
     waiting = list(texts)
     answered = 0
     async with Client(url) as client:
@@ -67,7 +66,7 @@ async def send(url: str, texts: Sequence[str]) -> int:
 
 
 def command(*arguments: str) -> str:
-    """What a command of the service prints; raises click.ClickException where it fails."""
+    """The output of a command of the service; raises click.ClickException if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stdout=subprocess.PIPE
     )
@@ -87,7 +86,7 @@ def english(folder: Path, into: Path, scifact: bool) -> list[str]:
 
 
 def judged(summary: Mapping[str, Any], sent: int, answered: int) -> list[Row]:
-    """The figures of a replay, and those with a mark."""
+    """The figures of a replay, and their marks."""
     before, after = summary["before"]["quality"], summary["after"]["quality"]
     fallen = [
         one
@@ -107,9 +106,9 @@ def judged(summary: Mapping[str, Any], sent: int, answered: int) -> list[Row]:
 
 @click.command()
 @whole
-@click.option("--scifact", is_flag=True, help="Measure 1,000 abstracts too.")
-@click.option("--most", default=1500, show_default=True, help="Rows of each file.")
-@click.option("--texts", default=882, show_default=True, help="Of the mixed log.")
+@click.option("--scifact", is_flag=True, help="Also measure SciFact's 1,000 abstracts.")
+@click.option("--most", default=1500, show_default=True, help="Rows of each file to use.")
+@click.option("--texts", default=882, show_default=True, help="Texts in the mixed log.")
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Keep the files here."
 )
@@ -117,7 +116,7 @@ def judged(summary: Mapping[str, Any], sent: int, answered: int) -> list[Row]:
 def main(
     folder: Path, scifact: bool, most: int, texts: int, output: Path | None, file: Path | None
 ) -> None:
-    """Make a routing from English texts and replay a mixed log under it; exits 1 where points are
+    """Derive a routing from English texts and replay a mixed log under it; exit 1 if points are
     lost.
     """
     needed = ["stsb-en.csv", "stsb-zh.csv", "banking77-test.csv", "language-id.jsonl"]

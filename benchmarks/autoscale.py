@@ -1,26 +1,26 @@
-"""How fast replicas come, how many, at what cost, and who is answered late meanwhile: our
-autoscaling policy against Serve's.
+"""Compare autoscaling policies: reaction time, replicas, cost and late answers.
 
     python -m benchmarks autoscale                    (about 2 minutes for each of three policies)
 
-One router, two models of kind `fake`, real Serve: a replica of the large model does 1,000 tokens a
-second, one of the small model 20,000. Requests of 50 tokens ask for the large one within a budget,
-and the small one may answer instead. The load steps from 0.4 of a large replica up to 2.4 and back.
-A replica starts as soon as its process does: what a node and weights add is added to all.
+One router, two models of kind `fake`, real Serve: a replica of the large model processes 1,000
+tokens a second, one of the small model 20,000. Requests of 50 tokens ask for the large one within a
+budget, and the small one can answer instead. The load steps from 0.4 of a large replica up to 2.4
+and back. A replica is ready once its process runs; the time for a node and for weights would be the
+same for all policies.
 
     by tokens       deployments.autoscale:ByTokens, as configs/qwen3.yaml sets it, but for `hold_s`
     serve, tuned    Serve's policy with 1 request a replica, 2 s between reports, a mean of 12 s and
                     5 s of delay
-    serve, default  Serve's policy as it comes: 2 requests a replica, 10 s, 30 s and 30 s
+    serve, default  Serve's policy by default: 2 requests a replica, 10 s, 30 s and 30 s
 
-Both of the first two may go down 20 s after the load. Serve counts calls at replicas, of which a
-router keeps three at most, and not what waits in the router. `--pinned` names the large model and
-gives no budget, so that the small one answers nothing: all of the load waits for replicas, or is
-refused with 429 where it would wait for more than 10 s.
+The first two can scale down 20 s after the load. Serve counts calls at replicas, of which a router
+keeps at most three, and not the queue in the router. `--pinned` names the large model and gives no
+budget, so the small one never answers: all of the load waits for replicas, or is refused with 429
+if it would wait for more than 10 s.
 
-Time to ready is from the step up to the third ready replica; replica-seconds are those of all
-processes that exist, so what starts and what drains is paid for. Asked for: answered by the large
-model. Late: later than 500 ms on the client's clock, refusals included.
+Time to ready is from the step up to the third ready replica. Replica-seconds are those of all
+existing processes, including starting and draining ones. Asked for: answered by the large model.
+Late: later than 500 ms on the client's clock, refusals included.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ POLICIES: Mapping[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
 
 
 class Seen(NamedTuple):
-    """Replicas of the large model at a moment of the trace."""
+    """Replicas of the large model at one moment of the trace."""
 
     at_s: float
     exist: int
@@ -144,7 +144,7 @@ def config(policy: str) -> dict[str, Any]:
 async def trace(
     running: Router, seconds: float, pinned: bool, rng: random.Random
 ) -> tuple[list[Told], list[Seen]]:
-    """The answers and the replicas of one run of the steps."""
+    """Run the steps; return the answers and the replicas over time."""
     assert running.process is not None
     told, seen, number = list[Told](), list[Seen](), 0
     start_s = time.perf_counter()
@@ -212,12 +212,20 @@ def summarise(
 
 @click.command()
 @click.option(
-    "--policy", "chosen", multiple=True, type=click.Choice(list(POLICIES)), help="Only these."
+    "--policy",
+    "chosen",
+    multiple=True,
+    type=click.Choice(list(POLICIES)),
+    help="Policy to run; repeatable. [default: all]",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(20.0), default=90.0, show_default=True, help="Of the trace."
+    "--seconds",
+    type=click.FloatRange(20.0),
+    default=90.0,
+    show_default=True,
+    help="Seconds of the trace.",
 )
-@click.option("--pinned", is_flag=True, help="Nothing may be answered by the small model.")
+@click.option("--pinned", is_flag=True, help="Let only the large model answer.")
 @to_file
 @click.option("--seed", type=int, default=0)
 def main(chosen: Sequence[str], seconds: float, pinned: bool, file: Path | None, seed: int) -> None:

@@ -1,10 +1,9 @@
-"""What do others notice of a batch, and what is left of it under kills? `python -m benchmarks
-batch_jobs [--json FILE]`.
+"""Measure a batch's effect on other requests, and its survival when processes are killed.
 
 Fake engines in a real Ray Serve behind HAProxy (benchmarks/chaos_stage.py). Interactive requests
-with a budget come at a steady rate, first alone and then beside the batch. They go on while the
-router that runs the batch and replicas that answer it are killed with SIGKILL, alternately, until
-it ends. Each of its lines must then be in its output, once.
+with a budget arrive at a steady rate, first alone and then beside the batch. They continue while
+the router that runs the batch and replicas that answer it are killed alternately with SIGKILL,
+until the batch ends. Each of its lines must then be in its output exactly once.
 """
 
 import asyncio
@@ -48,7 +47,7 @@ class Phase(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What was measured."""
+    """The measurements of one run."""
 
     lines: int
     kills: int  # that were to be
@@ -104,7 +103,7 @@ async def interactive(
 
 
 def phase(took_ms: list[float], budgets_ms: list[float]) -> Phase:
-    """Sum up requests; one that was not answered took forever."""
+    """Sum up requests; an unanswered one counts as infinitely late."""
     in_time = 100 * float(np.mean(np.array(took_ms) <= np.array(budgets_ms)))
     ordered = sorted(took_ms)
     p50, p95 = (ordered[math.ceil(share * len(ordered)) - 1] for share in (0.5, 0.95))
@@ -112,7 +111,7 @@ def phase(took_ms: list[float], budgets_ms: list[float]) -> Phase:
 
 
 async def _json(session: aiohttp.ClientSession, method: str, url: str, **sent: Any) -> Any:
-    """The answer of a router, asked again while one that was killed is still in the proxy."""
+    """Response of a router; retried while the proxy still lists a killed router."""
     end_s = time.monotonic() + RECOVER_S
     while time.monotonic() < end_s:
         with suppress(aiohttp.ClientError, TimeoutError):
@@ -133,14 +132,14 @@ class HasProcesses(Protocol):
 
 
 class Job:
-    """The batch, as a client sees it."""
+    """The batch as a client sees it."""
 
     def __init__(self, on: HasProcesses, session: aiohttp.ClientSession, lines: int) -> None:
         self._on, self._session, self.lines = on, session, lines
         self.id, self.state = "", dict[str, Any]()
 
     async def begin(self) -> None:
-        """Upload the lines, make a batch of them, and wait until some are done."""
+        """Upload the lines, create a batch, and wait until some are done."""
         form = aiohttp.FormData({"purpose": "batch"})
         form.add_field("file", "\n".join(map(line, range(self.lines))), filename="in.jsonl")
         async with self._session.post(f"{self._on.url}/v1/files", data=form) as answer:
@@ -158,22 +157,22 @@ class Job:
 
     @property
     def done(self) -> int:
-        """The lines that were done when its state was last read."""
+        """Number of finished lines at the last poll."""
         counts = self.state["request_counts"]
         return int(counts["completed"] + counts["failed"])
 
     @property
     def ended(self) -> bool:
-        """Whether it had ended when its state was last read."""
+        """Whether the batch had ended at the last poll."""
         return self.state["status"] in ENDED
 
     async def look(self) -> None:
-        """Read its state."""
+        """Poll the batch."""
         url = f"{self._on.url}/v1/batches/{self.id}"
         self.state = await _json(self._session, "GET", url)
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Wait until a condition holds or the batch has ended; it may not stand still meanwhile."""
+        """Wait until a condition holds or the batch has ended; raise if it makes no progress."""
         await self.look()
         last, since_s = self.done, time.monotonic()
         while not self.ended and not reached():
@@ -185,8 +184,8 @@ class Job:
             await self.look()
 
     async def killed(self, kills: int) -> Counter[str]:
-        """Kill so many processes, one each time that a part of what is left is done, and wait until
-        the batch has ended.
+        """Kill this many processes, one after each equal part of the remaining lines, and wait
+        until the batch has ended.
         """
         killed: Counter[str] = Counter()
         await self.look()
@@ -202,7 +201,7 @@ class Job:
         return killed
 
     def _killed(self, name: str, due: float) -> bool:
-        """Kill one process of this name once so many lines are done; False until then."""
+        """Kill one process of this name once this many lines are done; False until then."""
         victim = None if self.done < due else self._victim(name)
         with suppress(psutil.NoSuchProcess):
             if victim is not None:
@@ -236,7 +235,7 @@ class Job:
 
 
 async def measure(lines: int, rate: float, seconds: float, kills: int, port: int) -> Result:
-    """One run."""
+    """Run the whole benchmark once."""
     with tempfile.TemporaryDirectory(prefix="er-batches-", dir="/tmp") as scratch:
         folder = {"folder": str(Path(scratch) / "shared")}
         async with (
@@ -280,7 +279,7 @@ async def measure(lines: int, rate: float, seconds: float, kills: int, port: int
 
 
 def judged(result: Result) -> list[Row]:
-    """The figures, each with what it was to be."""
+    """The figures and their marks."""
     alone, beside, found = result.alone, result.beside, result.found
     wanted = {f"c{number}" for number in range(result.lines)}
     missing, more = len(wanted - found.keys()), found.total() - len(wanted & found.keys())
@@ -313,13 +312,17 @@ def judged(result: Result) -> list[Row]:
 
 @click.command()
 @click.option("--lines", default=50_000, show_default=True, type=click.IntRange(1, 50_000))
-@click.option("--rate", default=20.0, show_default=True, help="Interactive requests a second.")
-@click.option("--seconds", default=60.0, show_default=True, help="Of each interactive phase.")
-@click.option("--kills", default=8, show_default=True, help="Processes that are killed.")
+@click.option("--rate", default=20.0, show_default=True, help="Interactive requests per second.")
+@click.option(
+    "--seconds", default=60.0, show_default=True, help="Seconds of each interactive phase."
+)
+@click.option("--kills", default=8, show_default=True, help="Number of processes to kill.")
 @to_file
-@click.option("--port", default=8150, show_default=True, help="This one and the next are used.")
+@click.option("--port", default=8150, show_default=True, help="First of two ports to use.")
 def main(lines: int, rate: float, seconds: float, kills: int, file: Path | None, port: int) -> None:
-    """Run a batch beside interactive requests and under kills; exits 1 where a mark was missed."""
+    """Run a batch beside interactive requests and while processes are killed; exit 1 if a mark is
+    missed.
+    """
     rows = judged(asyncio.run(measure(lines, rate, seconds, kills, port)))
     show(rows)
     conclude(rows, file)

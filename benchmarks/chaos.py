@@ -1,11 +1,10 @@
-"""What happens to requests when something breaks? `python -m benchmarks chaos [--scenario NAME]...
-[--json FILE]`.
+"""Break one thing after another under load, and count lost and wrong answers.
 
-One service on fake engines, two routers, two replicas of the larger model, and in each scenario one
-fault under a load whose answers are known beforehand. Lost and wrong must be 0: a request is
-answered right, or refused with a reason and, where it may be sent again, with the time to do so.
-Some scenarios promise more, and say what of it was broken. "recovered" is the time from the fault
-until every deployment is whole again and every router says so; a dash where nothing had to recover.
+One service on fake engines, two routers, two replicas of the larger model. Each scenario has one
+fault under a load with known answers. Lost and wrong must be 0: a request is answered right, or
+refused with a reason and, if it can be repeated, with the time to wait. Some scenarios have more
+expectations, and report those that failed. "recovered" is the time from the fault until every
+deployment is whole again and every router reports so; a dash if nothing had to recover.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ SLOW = 20  # clients that read or write slowly
 
 
 class Broken(click.ClickException):
-    """A promise of a scenario was not kept; the message says which."""
+    """A scenario's expectation failed; the message says which."""
 
 
 class Result(NamedTuple):
@@ -52,8 +51,8 @@ class Result(NamedTuple):
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was lost, nothing was in another space, and what else was promised is
-        true.
+        """Whether no request was lost, no vector was in another space, and all other expectations
+        hold.
         """
         return not self.lost and not self.wrong and not self.broken and self.right > 0
 
@@ -63,8 +62,8 @@ SCENARIOS: dict[str, Fault] = {}
 
 
 def scenario(fault: Fault) -> Fault:
-    """Register a fault by its name; it returns the seconds until all was whole again, and a remark.
-    May raise Broken.
+    """Register a fault by its name. It returns the seconds until recovery, and a remark, and may
+    raise Broken.
     """
     SCENARIOS[fault.__name__.replace("_", "-")] = fault
     return fault
@@ -72,7 +71,7 @@ def scenario(fault: Fault) -> Fault:
 
 @scenario
 async def nothing(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """No fault: the load itself."""
+    """No fault: the load alone."""
     await asyncio.sleep(HOLD_S)
     return None, ""
 
@@ -95,25 +94,25 @@ async def replica_killed(on: Stage, client: Checked) -> tuple[float | None, str]
 
 @scenario
 async def only_replica_killed(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """The only replica of a model dies: nobody else can answer for it."""
+    """The only replica of a model dies; no other can answer."""
     return await _killed(on, on.replicas("small")), ""
 
 
 @scenario
 async def engine_dies(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """An engine is gone under a replica that lives on."""
+    """The engine dies, its replica lives."""
     return await _faulty(on, "die")
 
 
 @scenario
 async def engine_hangs(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """An engine answers nothing any more, its probe included."""
+    """The engine stops answering, including health probes."""
     return await _faulty(on, "hang")
 
 
 @scenario
 async def process_frozen(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """A replica's event loop stands still: it cannot even say that it is not healthy."""
+    """A replica's event loop is frozen and cannot report its own state."""
     return await _faulty(on, "block")
 
 
@@ -142,7 +141,7 @@ async def engine_fails(on: Stage, client: Checked) -> tuple[float | None, str]:
 
 @scenario
 async def engine_makes_nonsense(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """An engine makes vectors that are not numbers for some seconds."""
+    """An engine returns vectors with NaN for some seconds."""
     return await _for_a_while(on, "nonsense")
 
 
@@ -154,7 +153,7 @@ async def router_killed(on: Stage, client: Checked) -> tuple[float | None, str]:
 
 @scenario
 async def controller_killed(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """Serve's controller dies; Ray starts another one, which takes over the replicas there are."""
+    """Serve's controller dies; Ray starts another one, which takes over the existing replicas."""
     kept = _pids(on)
     victims = on.processes(r"^ray::ServeController")
     for victim in victims:
@@ -174,7 +173,7 @@ async def controller_killed(on: Stage, client: Checked) -> tuple[float | None, s
 
 @scenario
 async def redeployed(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """A new config restarts every replica of everything."""
+    """A new config restarts every replica of every deployment."""
     return await _redeploy(on), ""
 
 
@@ -193,9 +192,7 @@ async def _redeploy(on: Stage) -> float:
 
 @scenario
 async def bad_config_deployed(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """A config that cannot be used is deployed; the old one serves on, and the right one is
-    deployed after it.
-    """
+    """An unusable config is deployed; the old one keeps serving until the right one is deployed."""
     data = copy.deepcopy(on.data)
     data["applications"][0]["args"]["tiers"]["fast"] = "smal"
     before = {one.pid for one in on.replicas("small")}
@@ -213,7 +210,7 @@ async def bad_config_deployed(on: Stage, client: Checked) -> tuple[float | None,
 
 @scenario
 async def config_reloaded(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """Routing, tiers and collections change five times through user_config, with no restart."""
+    """Routing, tiers and collections change five times through user_config, without a restart."""
     before = _pids(on)
     for turn in range(5):
         data = copy.deepcopy(on.data)
@@ -259,8 +256,8 @@ async def clients_leave(on: Stage, client: Checked) -> tuple[float | None, str]:
 
 @scenario
 async def slow_clients(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """Clients that send their headers or their body byte by byte, which are ended, or do not read
-    their answer.
+    """Clients send their headers or body byte by byte and are disconnected, or do not read their
+    answer.
     """
     body = json.dumps(
         {"input": client.texts(30, 5), "model": "large", "encoding_format": "float"}
@@ -269,7 +266,7 @@ async def slow_clients(on: Stage, client: Checked) -> tuple[float | None, str]:
     end = message.index(b"\r\n\r\n") + 4
 
     async def trickle(until: int) -> bool:
-        """Whether the service put an end to it."""
+        """Send slowly; return whether the service closed the connection."""
         reader, writer = await asyncio.open_connection(host, port)
         try:
             writer.write(message[:until])
@@ -310,8 +307,8 @@ async def slow_clients(on: Stage, client: Checked) -> tuple[float | None, str]:
 
 @scenario
 async def overload(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """Three times what the large model can do, half of it bulk, for some seconds: what is accepted
-    is answered, bulk last.
+    """Three times the capacity of the large model, half of it bulk, for some seconds: accepted
+    requests are answered, bulk last.
     """
     tokens = 2000  # of one request: the engine takes 0.0001 s for each, on two replicas
     rate = OVERLOAD * 2 / (0.0001 * tokens + 0.01)
@@ -341,7 +338,7 @@ async def overload(on: Stage, client: Checked) -> tuple[float | None, str]:
 
 
 async def play(on: Stage, name: str, seed: int = 0) -> Result:
-    """One scenario under load."""
+    """Run one scenario under load."""
     async with Checked(on.url, MODELS, REQUEST_TIMEOUT_S, seed) as client:
         stop, recovered_s, note, broken = asyncio.Event(), None, "", ""
         load = asyncio.create_task(client.run(stop))
@@ -377,7 +374,7 @@ HEAD = (
 
 
 def row(result: Result) -> str:
-    """The result as a line of the table, and what was lost or wrong below it."""
+    """The result as a table row, followed by what was lost or wrong."""
     recovered = "-" if result.recovered_s is None else f"{result.recovered_s:.1f} s"
     refused = ", ".join(f"{count} x {reason}" for reason, count in sorted(result.refused.items()))
     remarks = "; ".join(filter(None, [result.note, refused]))
@@ -391,7 +388,7 @@ def row(result: Result) -> str:
 
 
 def judged(result: Result) -> list[Row]:
-    """The figures of a result, with their marks."""
+    """The figures of a result and their marks."""
     name = result.scenario
     return [
         Row(f"{name}: sent", result.sent),
@@ -421,13 +418,13 @@ async def _play_all(names: tuple[str, ...], port: int) -> list[Result]:
     "--scenario",
     "names",
     multiple=True,
-    help="One of them; may be given several times. All without it.",
+    help="Scenario to run; repeatable. [default: all]",
 )
 @to_file
-@click.option("--port", default=8140, show_default=True, help="This one and the next are used.")
+@click.option("--port", default=8140, show_default=True, help="First of two ports to use.")
 def main(names: tuple[str, ...], file: Path | None, port: int) -> None:
-    """Break one thing after another under load and count what became of the requests; exits 1 where
-    a promise was broken.
+    """Break one thing after another under load and count the outcomes of requests; exit 1 if an
+    expectation fails.
     """
     if unknown := set(names) - set(SCENARIOS):
         raise click.ClickException(

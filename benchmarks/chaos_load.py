@@ -1,9 +1,7 @@
-"""Load whose answers are known beforehand: a request ends right, refused with a reason, or as a
-fault that is kept to be shown.
+"""Load with known answers: each request is right, refused with a reason, or recorded as a fault.
 
-The models are fake engines: a text's vector is a hash of it, another one for each model. So the
-client knows each vector of every space, and an answer in another space than the one that was asked
-for cannot pass as right.
+The models are fake engines: a text's vector is a hash of it, different for each model. So the
+client knows each vector of every space and recognises an answer in the wrong space.
 """
 
 import asyncio
@@ -40,7 +38,7 @@ WORDS = (
 
 
 class Model(NamedTuple):
-    """A fake model as the client knows it."""
+    """Client-side view of a fake model."""
 
     dimensions: int
     seed: int
@@ -51,7 +49,7 @@ class Model(NamedTuple):
 
 @dataclass
 class Tally:
-    """How requests ended."""
+    """Outcomes of requests."""
 
     sent: int = 0
     right: int = 0
@@ -63,7 +61,7 @@ class Tally:
     took_s: list[float] = field(default_factory=list)  # of those answered right
 
     def add(self, other: "Tally") -> None:
-        """Count what another one counted."""
+        """Add another tally."""
         self.sent, self.right, self.worst_s = (
             self.sent + other.sent,
             self.right + other.right,
@@ -76,7 +74,7 @@ class Tally:
 
 
 class Checked:
-    """A client that knows what is right; open it with `async with`."""
+    """A client that checks answers against known vectors; open it with `async with`."""
 
     def __init__(
         self, url: str, models: Mapping[str, Model], timeout_s: float, seed: int = 0
@@ -106,8 +104,8 @@ class Checked:
         ]
 
     def ask(self) -> dict[str, Any]:
-        """The body of one request of the mix: short and long, one text and lists, pinned and free,
-        interactive and bulk.
+        """The body of one request of the mix: short or long, one text or a list, pinned or free,
+        interactive or bulk.
         """
         rng, models = self._rng, list(self._models)
         small, large = models[0], models[-1]
@@ -127,7 +125,7 @@ class Checked:
         return {"input": self.texts(30, 20), "model": rng.choice(models), "priority": "bulk"}
 
     async def send(self, body: dict[str, Any], tally: Tally | None = None) -> int:
-        """One request, judged; returns its status, 0 where there was none."""
+        """Send one request and check its answer; return its status, or 0 without one."""
         own = Tally(sent=1)
         status, start_s = 0, time.perf_counter()
         try:
@@ -188,7 +186,7 @@ class Checked:
             tally.right += 1
 
     async def run(self, stop: asyncio.Event, clients: int = CLIENTS) -> None:
-        """Send the mix from so many clients until `stop`; returns when everything that was sent has
+        """Send the mix from this many clients until `stop` is set; return when all requests have
         ended.
         """
 

@@ -1,5 +1,5 @@
-"""The service that is mistreated: `embedding-router run` on fake engines, its processes by name,
-and its redeploys.
+"""The service under test: `embedding-router run` on fake engines, its processes by name, and its
+redeploys.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ STEADY_POLLS = 4  # in a row, as each is answered by another router
 def config(
     faults: Path, engines: dict[str, dict[str, Any]] | None = None, **sections: Any
 ) -> dict[str, Any]:
-    """A Serve config: two fake models, two replicas of the large one, two routers, and times short
-    enough to be waited for.
+    """A Serve config: two fake models, two replicas of the large one, two routers, and short
+    timeouts.
     """
     models: dict[str, Any] = {}
     for name, model in MODELS.items():
@@ -118,7 +118,7 @@ class Stage:
         )
 
     def processes(self, pattern: str) -> list[psutil.Process]:
-        """Those of the service whose title matches."""
+        """Processes of the service whose title matches."""
         return processes(self.process, pattern)
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
@@ -137,8 +137,8 @@ class Stage:
     async def recovered(
         self, gone: Iterable[psutil.Process] = (), within_s: float = RECOVER_S
     ) -> float:
-        """Seconds until every deployment has all its replicas, `gone` not among them, and every
-        router says so.
+        """Seconds until every deployment has all its replicas, without those that are `gone`, and
+        every router reports so.
         """
         start_s, steady, lost = time.monotonic(), 0, {process.pid for process in gone}
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
@@ -163,8 +163,8 @@ class Stage:
         return False
 
     async def deploy(self, data: dict[str, Any]) -> None:
-        """What `serve deploy` does: hand the config to the dashboard, which returns before anything
-        has changed.
+        """Do what `serve deploy` does: send the config to the dashboard, which returns before
+        anything has changed.
         """
         address = f"{self.dashboard}/api/serve/applications/"
         async with aiohttp.ClientSession() as session, session.put(address, json=data) as answer:
@@ -172,7 +172,7 @@ class Stage:
                 raise click.ClickException(f"the deploy was refused: {await answer.text()}")
 
     async def status(self) -> str:
-        """Serve's word for the application."""
+        """Status of the application in Serve."""
         async with (
             aiohttp.ClientSession() as session,
             session.get(f"{self.dashboard}/api/serve/applications/") as answer,
@@ -180,7 +180,7 @@ class Stage:
             return str((await answer.json())["applications"]["chaos"]["status"])
 
     async def until(self, statuses: tuple[str, ...], within_s: float = RECOVER_S) -> str:
-        """Wait until the application has one of these; returns it."""
+        """Wait for one of these statuses and return it."""
         end_s = time.monotonic() + within_s
         while time.monotonic() < end_s:
             if (status := await self.status()) in statuses:
@@ -208,8 +208,8 @@ class Stage:
 async def stage(
     scratch: Path, port: int, engines: dict[str, dict[str, Any]] | None = None, **sections: Any
 ) -> AsyncIterator[Stage]:
-    """Start the service on `port` and its dashboard on the next one; nothing of it is left after
-    the block.
+    """Start the service on `port` and its dashboard on the next port; stop everything after the
+    block.
     """
     faults = scratch / "faults"
     faults.mkdir(exist_ok=True)

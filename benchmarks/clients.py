@@ -1,15 +1,15 @@
-"""Which client can say what: `python -m benchmarks clients --base-url http://localhost:8000`.
+"""Table of the features that each client library supports.
 
 Unmodified clients of other projects against a running service (`make run`). Each embeds two texts
-as a request of httpx does, and must get the same vectors:
+that httpx has also embedded, and must get the same vectors:
 
     texts     in one call, in their order
-    query     another vector for the name with `-query` than for the one with `-document`
+    query     different vectors for the names with `-query` and with `-document`
     tier      `fast` as the name of a model
     budget    `@60000ms` in the name
-    size      a smaller vector, where the client has a field for it
-    error     the sentence of the service about a name that it does not have
-    batch     the same vectors by files and batches, where the client has calls for them
+    size      a smaller vector, if the client has a field for it
+    error     the service's message about an unknown name
+    batch     the same vectors by files and batches, if the client has calls for them
 
 `-` means that the client has no such field. The JavaScript clients need npm's registry once.
 """
@@ -49,7 +49,7 @@ Embed = Callable[[str, str, list[str], int | None], Any]
 
 
 def with_httpx(url: str, model: str, texts: list[str], size: int | None) -> Any:
-    """What the others are compared with."""
+    """The reference for all other clients."""
     body = {"model": model, "input": texts} | ({} if size is None else {"dimensions": size})
     answer = httpx.post(f"{url}/v1/embeddings", json=body, headers=_bearer(), timeout=60)
     if answer.is_error:
@@ -256,7 +256,7 @@ BATCHES: dict[str, Embed] = {
 
 
 class Names(NamedTuple):
-    """Names that the service has: a space, whose model has another size, and a tier."""
+    """Names of the service: a space whose model has another size, and a tier."""
 
     space: str  # MODEL/DIMENSIONS
     sized: str  # a model with several sizes
@@ -265,7 +265,7 @@ class Names(NamedTuple):
 
 
 def names_of(url: str) -> Names:
-    """Find them in what the service lists."""
+    """Find them in the service's model list."""
     rows = httpx.get(f"{url}/v1/tiers", headers=_bearer(), timeout=60).json()["data"]
     sized = next(row for row in rows if row["matryoshka"])
     space = next(row for row in rows if row is not sized and _has_sides(url, row["space"]))
@@ -279,7 +279,7 @@ def names_of(url: str) -> Names:
 
 
 def _has_sides(url: str, space: str) -> bool:
-    """Whether queries and documents of the model have vectors of their own."""
+    """Whether the model has different vectors for queries and documents."""
     query, document = (
         with_httpx(url, f"{space}-{side}", TEXTS, None) for side in ("query", "document")
     )
@@ -287,7 +287,7 @@ def _has_sides(url: str, space: str) -> bool:
 
 
 def checks(client: str, url: str, names: Names) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The features, each with what tries it: it raises where the client cannot."""
+    """The features, each with its check, which raises if the client cannot do it."""
     document, query = f"{names.space}-document", f"{names.space}-query"
     embed = CLIENTS[client]
 
@@ -325,7 +325,7 @@ def checks(client: str, url: str, names: Names) -> Iterator[tuple[str, Callable[
 
 
 def row(client: str, url: str, names: Names) -> dict[str, str]:
-    """`yes`, `-`, or what went wrong, by feature."""
+    """`yes`, `-`, or the error, by feature."""
     found: dict[str, str] = {}
     for feature, check in checks(client, url, names):
         try:

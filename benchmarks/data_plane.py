@@ -1,18 +1,18 @@
-"""Requests through the router against the same engine bare and against other routers: `make bench
-ARGS="--seconds 4 --rounds 2"`.
+"""Compare the requests/s of the router with `vllm serve` and with other routers.
 
-Peers take part where they are installed: ray.serve.llm in this environment, LiteLLM's proxy in one
-of its own (--litellm).
+Installed peers take part: ray.serve.llm in this environment, LiteLLM's proxy in its own environment
+(--litellm).
 
-Every server is started once and they take turns, point by point and round by round, so that a noisy
-machine is noisy for all. A ratio, of requests/s or of processor time, is the median over rounds of
-this round's server to this round's `vllm serve`. Three models twice do not fit a small machine:
-there ours, ray.serve.llm and ours once more run one after the other, and the ratio is of medians.
+Every server is started once and all are measured alternately, point by point and round by round, so
+that a noisy machine affects all of them. A ratio of requests/s or of CPU time is the median over
+rounds of this server's figure to that of `vllm serve` in the same round. Three models twice do not
+fit a small machine: there ours, ray.serve.llm and ours again run one after another, and the ratio
+is of medians.
 
-The model is Qwen3's architecture with random weights and one small block: on a CPU a short text
-then costs about as much as the real model's on a GPU, so what is measured is what stands around it.
-Texts are new in every request, but for points that say otherwise. The client is wrk where it is
-installed, else one of ours.
+The model is Qwen3's architecture with random weights and one small block. A short text then costs
+about as much on a CPU as it costs the real model on a GPU, so the benchmark measures everything
+around the model. Texts are new in every request, except for points that repeat them. The client is
+wrk if it is installed, else our own.
 """
 
 import statistics
@@ -45,7 +45,7 @@ WARM_S = 1.0
 
 @dataclass(frozen=True)
 class Point:
-    """One row of the table, and the goals that ours has there."""
+    """One row of the table, and its targets."""
 
     shape: Shape
     connections: int
@@ -73,7 +73,7 @@ POINTS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What one server did in one round of a point."""
+    """One server in one round of a point."""
 
     load: Load
     cpu_ms: float  # of the server's whole process tree, for each request
@@ -81,7 +81,7 @@ class Measured:
 
     @property
     def per_s(self) -> float:
-        """Requests answered well, each second."""
+        """Successful requests per second."""
         return (self.load.requests - self.load.failures) / self.load.seconds
 
 
@@ -96,9 +96,7 @@ def measure(server: Server, point: Point, seconds: float, seed: int, word_file: 
 
 
 def row(point: Point, rounds: dict[str, list[Measured]]) -> dict[str, Any]:
-    """Medians over rounds by server, ratios to the point's base, and whether ours meets its
-    goals.
-    """
+    """Medians over rounds by server, ratios to the point's base, and targets met or missed."""
     base = rounds.get(point.base, [])
     found: dict[str, Any] = {}
     for name, seen in rounds.items():
@@ -139,9 +137,7 @@ def _ratio(seen: Sequence[float], base: Sequence[float]) -> float | None:
 
 
 def judged(rows: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """For JSON, two rows for each point: its requests with all that was measured, and its
-    processor time.
-    """
+    """Two rows for JSON per point: its requests with all measurements, and its CPU time."""
     for name, found in rows.items():
         yield Row(name, found["ratio"], found["mark"], found["met"])._asdict() | found
         yield Row(f"{name}: CPU", found["cpu_ratio"], found["cpu_mark"], found["cpu_met"])._asdict()
@@ -206,14 +202,14 @@ def _goal(sign: str, mark: float | None, met: bool | None) -> str:
 @click.option(
     "--points",
     default=",".join(POINTS),
-    help="Names from the table, with commas between, or their beginnings.",
+    help="Comma-separated names of points, or their beginnings.",
 )
 @click.option(
     "--seconds",
     default=4.0,
     type=click.FloatRange(1),
     show_default=True,
-    help="Of each measurement.",
+    help="Seconds of each measurement.",
 )
 @click.option("--rounds", default=3, type=click.IntRange(1), show_default=True)
 @to_file
@@ -227,7 +223,7 @@ def _goal(sign: str, mark: float | None, met: bool | None) -> str:
     "--litellm",
     envvar="BENCH_LITELLM",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Python of an environment with litellm[proxy].",
+    help="Python interpreter of an environment with litellm[proxy].",
 )
 def main(
     points: str,
@@ -238,7 +234,7 @@ def main(
     folder: Path,
     litellm: Path | None,
 ) -> None:
-    """Compare the data plane with the engine's own server and with other routers."""
+    """Compare the router with the engine's own server and with other routers."""
     chosen = chosen_points(points)
     one = [name for name in chosen if len(POINTS[name].shape.models) == 1]
     three = [name for name in chosen if name not in one]
@@ -290,7 +286,7 @@ def main(
 def _announcement(
     one: list[str], three: list[str], measurements: int, seconds: float, folder: Path
 ) -> str:
-    """What is about to happen, and how long it takes."""
+    """Announce the run and its expected duration."""
     starting_s = 120 * bool(one) + 300 * bool(three)  # ray.serve.llm alone takes half of the latter
     first = "" if folder.exists() else f" Writes three random checkpoints (2.3 GB) into {folder}."
     return (
@@ -303,7 +299,7 @@ def _announcement(
 
 
 def chosen_points(points: str) -> list[str]:
-    """The points whose names begin as one of these, with commas between."""
+    """The points whose names begin with one of these comma-separated names."""
     wanted = [part.strip() for part in points.split(",") if part.strip()]
     found = [name for name in POINTS if any(name.startswith(part) for part in wanted)]
     for part in wanted:
@@ -315,9 +311,7 @@ def chosen_points(points: str) -> list[str]:
 
 
 def _takes_part(server: str, point: str) -> bool:
-    """A peer that gets every core is the base of the points that are about the model, and only
-    there.
-    """
+    """Whether a peer takes part: all-cores peers are the baseline of model-bound points only."""
     if server in (BARE, EVERY_CORE):
         return POINTS[point].base == server
     return True
@@ -331,7 +325,7 @@ def _start(
     scratch: Path,
     python: Path | None,
 ) -> list[Server]:
-    """Every server that these points need and that can be had, or only the one called `alone`."""
+    """Start every available server that these points need, or only the one named `alone`."""
     made: dict[str, Callable[[], AbstractContextManager[Server]]] = {}
     bases = {POINTS[name].base for name in names}
     models = [

@@ -1,10 +1,9 @@
-"""Microseconds of what a router does for each request besides its text: `python -m benchmarks
-decide`.
+"""Time `decide` and the other steps of each request except reading its text.
 
-Three models, four rules, inputs made just before each call and never the same twice. The subjects
-take turns, round by round, so that a noisy machine is noisy for all; the quietest round and the
-median round are printed. `--against FOLDER` runs the same command in another checkout alternately
-and prints the ratio of the two: of the median p50 of `decide`, and of the pairs.
+Three models and four rules; inputs are made just before each call and never repeat. The subjects
+alternate, round by round, so that a noisy machine affects all of them. The table has the quietest
+round and the median round. `--against FOLDER` runs the same command in another checkout alternately
+and prints two ratios: of the median p50 of `decide`, and of the pairs.
 """
 
 import gc
@@ -51,7 +50,7 @@ Subject = Callable[[random.Random], Callable[[], object]]
 
 
 def deciding(policy: Policy) -> Subject:
-    """A free request, three times in four with a budget, against random backlogs."""
+    """Decide a free request, three times in four with a budget, against random backlogs."""
 
     def make(rng: random.Random) -> Callable[[], object]:
         tokens = rng.randrange(8, 400)
@@ -67,13 +66,13 @@ def deciding(policy: Policy) -> Subject:
 
 
 def predicting(rng: random.Random) -> Callable[[], object]:
-    """One model."""
+    """Predict one model."""
     load, work = Load(2, rng.randrange(30_000)), Work(40, 40, 1600)
     return lambda: predict(MODELS["middle"], load, work)
 
 
 def ledger_subjects() -> dict[str, Subject]:
-    """Events of one ledger with a few calls in flight at sixteen replicas of each model."""
+    """Events of one ledger, with a few calls in flight at sixteen replicas of each model."""
     book = Ledger(dict.fromkeys(MODELS, 1_000_000))
     for name in MODELS:
         for replica in range(REPLICAS):
@@ -111,13 +110,13 @@ def ledger_subjects() -> dict[str, Subject]:
 
 
 def correcting(rng: random.Random) -> Callable[[], object]:
-    """Margin and bias after one completion."""
+    """Update margin and bias after one completion."""
     correction, actual_s = Correction(0.05), rng.uniform(0.01, 0.2)
     return lambda: correction.observe(actual_s, 0.1, 1.0, 1.2)
 
 
 def timed(subject: Subject, rng: random.Random) -> list[int]:
-    """Nanoseconds of `CALLS` calls, sorted."""
+    """Nanoseconds per call of `CALLS` calls, sorted."""
     taken = []
     for _ in range(CALLS):
         call = subject(rng)
@@ -162,7 +161,7 @@ def compare(folder: Path, pairs: int) -> list[Row]:
 @click.option(
     "--against",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Another checkout, whose `decide` is measured alternately with this one's.",
+    help="Checkout to compare `decide` with, alternately.",
 )
 @click.option("--pairs", type=click.IntRange(1), default=9, show_default=True)
 @to_file
@@ -175,7 +174,7 @@ def main(against: Path | None, pairs: int, file: Path | None) -> None:
 
 
 def measure() -> list[Row]:
-    """Print the table; its figures."""
+    """Print the table; return its figures."""
     subjects = {
         "nothing (the clock)": lambda rng: lambda: None,
         "decide": deciding(Policy("small", FLOORS)),

@@ -1,14 +1,14 @@
-"""Is the device ever kept waiting by Python? `python -m benchmarks device`.
+"""Measure how often Python keeps the device idle.
 
-A pretend device stands behind vLLM's real scheduler: it takes as long for a step as
-Qwen3-Embedding-0.6B does on an H200 (`SECONDS`), and computes nothing. Two engines take turns,
-round by round, each in a process of its own: the one that serves (`now`), and one that prepares
-texts on the thread that steps, one step at a time, as version 0.1 did (`before`,
-device_before.py). Calls are those of a saturated dispatcher: three in flight, each a full step.
+A simulated device runs behind vLLM's real scheduler: its steps take as long as those of
+Qwen3-Embedding-0.6B on an H200 (`SECONDS`), and compute nothing. Two engines alternate, round by
+round, each in its own process: the current one (`now`), and one that prepares texts on the stepping
+thread, one step at a time, as version 0.1 did (`before`, device_before.py). Calls are those of a
+saturated dispatcher: three in flight, each a full step.
 
-Busy is the share of the time that the device worked. Microseconds are processor time of the whole
-process for each text. A ratio is of the best round of each, as on a shared machine the worse ones
-tell more of the machine; `median` is the median of the rounds' own ratios.
+Busy is the share of the time that the device worked. Microseconds are CPU time of the whole process
+per text. A ratio is of the best round of each, as worse rounds reflect other load on a shared
+machine; `median` is the median of the ratios of the rounds.
 """
 
 import asyncio
@@ -62,13 +62,13 @@ WAYS = {
 
 
 def device() -> type[Any]:
-    """The pretend device, as an executor of vLLM; imports vLLM."""
+    """The simulated device, as an executor of vLLM; imports vLLM."""
     import torch
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
     from vllm.v1.outputs import ModelRunnerOutput
 
     class Pending(Future[Any]):
-        """Done when the device is."""
+        """A step that ends when the device has finished it."""
 
         def __init__(self, done_s: float, output: object) -> None:
             super().__init__()
@@ -79,7 +79,7 @@ def device() -> type[Any]:
             return self.output
 
     class PretendDevice(UniProcExecutor):  # type: ignore[misc,unused-ignore]
-        """One step after another, each for as long as its tokens and texts take."""
+        """Runs one step after another, each for as long as its tokens and texts take."""
 
         free_s = busy_s = 0.0
         steps = cut = 0
@@ -117,7 +117,7 @@ def device() -> type[Any]:
 
 
 def started(way: Way, folder: Path) -> tuple["InProcess", type[Any]]:
-    """An engine that is not yet started, and its device."""
+    """An engine that has not started yet, and its device."""
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     from benchmarks.device_before import Before
     from deployments.engines.vllm import vllm_config
@@ -152,7 +152,7 @@ class Driver:
         self._engine, self._device, self._rng = engine, pretend, np.random.default_rng(0)
 
     async def embed(self, texts: int, tokens: int) -> float:
-        """One call; returns its seconds."""
+        """Make one call; return its seconds."""
         ids: dict[int, TokenIds] = {
             row: self._rng.integers(VOCABULARY, size=tokens, dtype=np.int32) for row in range(texts)
         }
@@ -161,7 +161,7 @@ class Driver:
         return time.perf_counter() - began
 
     async def full(self, tokens: int, seconds: float) -> dict[str, float]:
-        """Texts of one length without end."""
+        """An endless series of texts of one length."""
         each, done = STEP_TOKENS // tokens, 0
         ends = time.perf_counter() + seconds
 
@@ -212,9 +212,7 @@ class Driver:
 
 
 def drive(way: Way, folder: str, line: Connection) -> None:
-    """In a process of its own: measure what the other end of `line` names, until it names
-    nothing.
-    """
+    """Run in a separate process: measure each item received on `line` until None."""
 
     async def all_of_it() -> None:
         engine, pretend = started(way, Path(folder))
@@ -235,7 +233,7 @@ Rounds = dict[str, dict[str, list[dict[str, float]]]]  # by point, by way
 
 
 def measure(ways: list[str], folder: Path, rounds: int, seconds: float) -> Rounds:
-    """Every point of every way in turn, round by round."""
+    """Measure every point of every variant alternately, round by round."""
     points: dict[str, tuple[object, ...]] = {
         **{f"{tokens} tokens": ("full", tokens, seconds) for tokens in MARKS},
         "one alone": ("alone",),
@@ -262,7 +260,7 @@ def measure(ways: list[str], folder: Path, rounds: int, seconds: float) -> Round
 
 
 def rows_of(seen: Rounds) -> list[dict[str, Any]]:
-    """Medians of every point and way, with the ratio to `before` and its mark."""
+    """Medians of every point and variant, with the ratio to `before` and its mark."""
     rows = []
     for point, by_way in seen.items():
         tokens, key = point.removesuffix(" tokens"), "texts_per_s"
@@ -323,7 +321,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def main(
     rounds: int, seconds: float, also: tuple[str, ...], file: Path | None, folder: Path
 ) -> None:
-    """Measure what Python costs a device, in turns with the loop of version 0.1."""
+    """Compare the engine's use of a device with the loop of version 0.1, alternately."""
     from tests.support.tiny_qwen3 import write_tiny_qwen3
 
     checkpoint = write_tiny_qwen3(folder / "pretend-device", heads=2)

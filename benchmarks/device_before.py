@@ -1,4 +1,4 @@
-"""The stepping thread of version 0.1, to compare with: it prepares every text itself, through
+"""The stepping thread of version 0.1, for comparison: it prepares every text itself, through
 LLMEngine, and the device waits meanwhile.
 """
 

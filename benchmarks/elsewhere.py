@@ -1,14 +1,13 @@
-"""Are predictions right on a machine that no profile names? `python -m benchmarks elsewhere --own
-FOLDER [--json FILE]`.
+"""Measure prediction errors on a machine without a shipped profile.
 
 First make profiles of this machine:
 
     embedding-router calibrate --config configs/local.yaml --model all --repeats 2 -o FOLDER
 
-Every model of `configs/local.yaml` then serves twice side by side, with its shipped profile, which
-was measured on another device, and with that of FOLDER. Both answer the same texts of the mix, one
-at a time and alternately. Counted is the median error of what was predicted for the requests after
-the first 300 of each: with the shipped profile it may be 1.25 times that with the one made here.
+Every model of `configs/local.yaml` then runs twice: with its shipped profile, which was measured on
+another device, and with that of FOLDER. Both answer the same texts of the mix, one at a time and
+alternately. The result is the median prediction error after the first 300 requests of each; with
+the shipped profile it can be at most 1.25 times that with the new one.
 """
 
 import asyncio
@@ -85,7 +84,7 @@ def side_by_side(folder: Path, here: str, scratch: Path) -> dict[str, Any]:
 
 
 async def drive(running: Router, models: Sequence[str], requests: int, folder: Path) -> None:
-    """Send so many texts to each model alone, each to both of its deployments."""
+    """Send this many texts to each model alone, each to both of its deployments."""
     texts = Texts(random.Random(0), folder)
     async with Client(running.url) as client:
         for name in models:
@@ -100,7 +99,7 @@ async def drive(running: Router, models: Sequence[str], requests: int, folder: P
 
 
 def errors(entries: Iterable[Entry]) -> dict[str, tuple[float, float]]:
-    """By model the median error of its first LEARNED requests and of the others."""
+    """Median error by model, of its first LEARNED requests and of the others."""
     off = dict[str, list[float]]()
     for one in entries:
         if one.outcome == ANSWERED and one.actual_s and one.decision.model:
@@ -133,20 +132,20 @@ def judged(found: Mapping[str, tuple[float, float]], models: Iterable[str]) -> l
     "--own",
     required=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Profiles of this machine.",
+    help="Folder with profiles of this machine.",
 )
 @click.option(
     "--requests",
     type=click.IntRange(LEARNED + 50),
     default=500,
     show_default=True,
-    help="To each model.",
+    help="Texts sent to each model.",
 )
 @sample
 @to_file
 def main(own: Path, requests: int, folder: Path, file: Path | None) -> None:
-    """Compare predictions of the shipped profiles with those of profiles made here; exits 1 where
-    they are worse than the mark allows.
+    """Compare predictions of the shipped profiles with those of profiles made here; exit 1 if they
+    are worse than the mark.
     """
     here = processor()
     with tempfile.TemporaryDirectory() as scratch:

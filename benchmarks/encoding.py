@@ -1,10 +1,10 @@
-"""The edge's share of a request: parse the body, look in the cache, write the response.
+"""Time to parse, look up and write a request.
 
     python -m benchmarks.encoding
 
-Prints the quietest and the median of rounds that are interleaved, so that a noisy machine hurts
-every line alike. The rows that are not ours say what the obvious way costs, the json module over
-Python floats, and what orjson takes for the bare array.
+Prints the quietest and the median of interleaved rounds, so that a noisy machine affects every line
+alike. Two rows are for comparison: the json module over Python floats, and orjson for the bare
+array.
 """
 
 import base64
@@ -68,7 +68,7 @@ def _naive_base64(vectors: np.ndarray[Any, Any]) -> bytes:
 
 
 def cases() -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
+    """Cases to time, by name."""
     limits, headers = Limits(), {"host": "localhost", "content-type": "application/json"}
     short = _request("What is the capital of France?", model="auto", encoding_format="base64")
     many = _request(
@@ -121,7 +121,7 @@ def cases() -> dict[str, Callable[[], object]]:
 @click.command()
 @to_file
 def main(file: Path | None) -> None:
-    """Time every case in microseconds a call."""
+    """Time every case in microseconds per call."""
     timed = cases()
     took: dict[str, list[float]] = {name: [] for name in timed}
     calls = {name: max(1, int(ROUND_S / _seconds(call, 1))) for name, call in timed.items()}

@@ -1,21 +1,20 @@
-"""Fairness, live: an ingest beside too much interactive load, and two keys that flood: `python -m
-benchmarks fairness [--config FILE] [--json FILE]`.
+"""Measure fairness live: an ingest beside too much interactive load, and two keys that flood.
 
 All requests are for one model, the largest of the config or `--model`, on a service with real
-models. 100 % load is what this model answers of new texts (benchmarks/live.py has the mix). In
-turns:
+models. 100 % load is this model's capacity for new texts (benchmarks/live.py has the mix). These
+alternate:
 
-    flood   interactive requests at 120 % load, refused where they would be late, and an ingest of
+    flood   interactive requests at 120 % load, refused if they would be late, and an ingest of
             as much work as its guaranteed share can do in that time
-    cut     interactive requests alone, at the load that 120 % is where the model has only the rest
-            of its time
+    cut     interactive requests alone, at the load that equals 120 % of the time left without that
+            share
 
-Both begin once so many interactive requests wait that some are refused, which a queue that begins
-empty hides.
+Both begin once so many interactive requests wait that some are refused; starting with an empty
+queue would hide this.
 
 The ingest must end in the time that its share needs, and interactive requests must be in time as
 often in `flood` as in `cut`. Then two keys of the same weight flood the model, one with twice as
-many connections: either is to be served as much text as the other.
+many connections: both must be served the same amount of text.
 """
 
 import asyncio
@@ -47,7 +46,7 @@ KEYS = {name: new_key(secrets.token_bytes(32)) for name in ("one", "other", "ing
 
 
 class Flood(NamedTuple):
-    """What one turn showed."""
+    """Result of one turn."""
 
     in_time: float  # percent of the interactive requests
     ingest_s: float = 0.0  # until all of the ingest was answered
@@ -70,7 +69,7 @@ class Stage(NamedTuple):
         return Ask(next(self.texts), {"model": self.model})
 
     def in_time(self) -> Ask:
-        """An interactive request that is refused where it would be late."""
+        """An interactive request that is refused if it would be late."""
         options = {"latency_budget_ms": 1000 * BUDGET_S, "on_budget_miss": "reject"}
         return Ask(next(self.texts), {"model": self.model, **options}, BUDGET_S)
 
@@ -81,7 +80,9 @@ class Stage(NamedTuple):
         return Ask(next(self.texts), options)
 
     async def interactive(self, rate: float, seconds: float) -> float:
-        """Percent of the requests of `seconds`, after WARM_S, that are answered in their budget."""
+        """Percent of the requests sent within `seconds`, after WARM_S, that are answered within
+        their budget.
+        """
         async with self.client("one") as client:
             before = client.at_rate(self.in_time, rate, WARM_S, self.rng)
             both = await asyncio.gather(before, self._later(client, rate, seconds))
@@ -93,7 +94,7 @@ class Stage(NamedTuple):
         return await client.at_rate(self.in_time, rate, seconds, self.rng)
 
     async def ingest(self, requests: int) -> float:
-        """Seconds until all of so many requests, sent after WARM_S, are answered."""
+        """Seconds until this many requests, sent after WARM_S, are answered."""
         await asyncio.sleep(WARM_S)
         began_s = time.perf_counter()
         async with self.client("ingest") as client:
@@ -126,7 +127,7 @@ def ok(told: Told) -> bool:
 
 
 async def play(stage: Stage, share: float, seconds: float, turns: int) -> list[Row]:
-    """All parts, one after another."""
+    """Run all parts, one after another."""
     async with stage.client("one") as client, stage.client("ingest") as bulk:
         rate = await client.capacity(stage.one, 16, seconds)
         bulk_rate = await bulk.capacity(stage.bulk, 4, seconds)
@@ -147,7 +148,7 @@ async def play(stage: Stage, share: float, seconds: float, turns: int) -> list[R
 def judged(
     floods: Sequence[Flood], cuts: Sequence[float], needed_s: float, served: Mapping[str, int]
 ) -> list[Row]:
-    """The figures beside their marks; `needed_s` is how long the share needs for the ingest."""
+    """The figures and their marks; `needed_s` is the time that the share needs for the ingest."""
     cut, ratio = fmean(cuts), served["one"] / max(1, served["other"])
     longest_s = max(one.ingest_s for one in floods)
     return [
@@ -163,7 +164,7 @@ def judged(
 @with_config
 @click.option("--seconds", type=click.FloatRange(2.0), default=20.0, show_default=True)
 @click.option("--turns", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--model", help="Flood this model instead of the largest.")
+@click.option("--model", help="Model to flood. [default: the largest]")
 @sample
 @click.option("--seed", type=int, default=0, show_default=True)
 @to_file
@@ -176,7 +177,7 @@ def main(
     seed: int,
     file: Path | None,
 ) -> None:
-    """Flood a service, and see who is served; exits 1 where a mark was missed."""
+    """Flood a service and measure who is served; exit 1 if a mark is missed."""
     keys: dict[str, Any] = {name: {"hash": hash_of(key)} for name, key in KEYS.items()}
     rng = random.Random(seed)
     with router(config, None, keys=keys, cache={"max_bytes": 0}) as running:

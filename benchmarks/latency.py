@@ -1,21 +1,21 @@
-"""Are the predictions right? Live, under steady load, in a burst, and while a model runs at half
-its speed.
+"""Measure prediction errors live: under steady load, in a burst, and while a model runs at half
+speed.
 
     make bench-latency            (or: python -m benchmarks.latency --config configs/local.yaml)
 
-Starts a router of its own, with a decision log, and reads from the log what was predicted and what
-came: the error of the prediction, and the share of requests above its tail (prediction x margin),
-which the config declares as `routing.miss_share`.
+Starts a router with a decision log, and reads predicted and actual times from the log: the
+prediction error, and the share of requests above the tail (prediction x margin), which the config
+declares as `routing.miss_share`.
 
-First a mix of texts over all models, then each model alone: where models share the cores of one
-machine, each is slower while another works, which no prediction for one model can know. The model
-that is slowed has its replica's process stopped every other 10 ms. It has recovered at the first
-completion from which on 100 have a median ratio of actual to predicted within 10 % of 1, and exceed
+First a mix of texts over all models, then each model alone: models that share the cores of one
+machine slow each other down, which no prediction for one model can know. To slow a model, the
+benchmark stops its replica's process every other 10 ms. The model has recovered at the first
+completion after which 100 have a median ratio of actual to predicted within 10 % of 1, and exceed
 their tail at most twice as often as declared.
 
 With --slept the models are engines that sleep as long as the curves of configs/qwen3.yaml say, each
-as if it had a device for itself: what is left of the error is the router's own and that of its
-waits. A process that sleeps cannot be slowed, so none is.
+as if it had its own device. The remaining error is that of the router and of waiting. These engines
+cannot be slowed, so none is.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ MOST_ERROR, MOST_POINTS, MOST_COMPLETIONS = 0.10, 0.5, 300  # the marks
 
 
 class Phase(NamedTuple):
-    """A part of the run, by the wall clock that the log has."""
+    """A part of the run, by the wall clock of the log."""
 
     name: str
     start_s: float
@@ -70,34 +70,32 @@ class Phase(NamedTuple):
 @with_config
 @click.option(
     "--base-url",
-    help="A router that runs already; then its --log is needed too, and nothing is slowed.",
+    help="URL of a running router; requires its --log, and slows no model.",
 )
 @click.option(
     "--log",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Keep the decision log here; of --base-url: the one it writes.",
+    help="Decision log to write; with --base-url, the log of that router.",
 )
 @click.option(
     "--load",
     type=click.FloatRange(0.05, 0.9),
     default=0.4,
     show_default=True,
-    help="Steady load over capacity.",
+    help="Steady load as a share of capacity.",
 )
 @click.option(
     "--seconds",
     type=click.IntRange(5),
     default=60,
     show_default=True,
-    help="Of steady load; the rest follows.",
+    help="Seconds of steady load; the other phases follow.",
 )
-@click.option(
-    "--slow", default="all-minilm-l6-v2", show_default=True, help="The model that is slowed."
-)
+@click.option("--slow", default="all-minilm-l6-v2", show_default=True, help="Model to slow down.")
 @click.option(
     "--slept",
     is_flag=True,
-    help="Engines that sleep as long as Qwen3 takes on an H200, instead of --config.",
+    help="Use engines that sleep as long as Qwen3 takes on an H200, instead of --config.",
 )
 @sample
 @to_file
@@ -114,7 +112,7 @@ def main(
     file: Path | None,
     seed: int,
 ) -> None:
-    """Measure how far predictions are from what comes, and print it beside the marks."""
+    """Measure prediction errors and print them with their marks."""
     if slept and base_url is not None:
         raise click.UsageError("--slept starts a router of its own: leave out --base-url")
     if base_url is not None and (log is None or not log.exists()):
@@ -145,7 +143,7 @@ def main(
 
 
 def slept_config() -> dict[str, Any]:
-    """configs/qwen3.yaml with engines that sleep, on this machine."""
+    """configs/qwen3.yaml on this machine, with engines that sleep."""
     args, _ = application(ROOT / "configs" / "qwen3.yaml")
     models = {}
     for name, model in args.models.items():
@@ -192,8 +190,8 @@ def slept_config() -> dict[str, Any]:
 async def _drive(
     running: Router, load: float, seconds: int, slow: str, folder: Path, rng: random.Random
 ) -> tuple[list[Phase], float]:
-    """The run: a mix, steady and in a burst of five seconds; each model alone; one of them at half
-    speed, at full speed again.
+    """Run a mix, steady and in a burst of five seconds; each model alone; and one of them at half
+    speed, then at full speed.
     """
     texts, phases = Texts(rng, folder), list[Phase]()
 
@@ -231,9 +229,7 @@ async def _drive(
 
 @contextmanager
 def slowed(process: psutil.Process) -> Iterator[None]:
-    """Half the speed for a process that this benchmark started: it is stopped every other
-    STOP_EVERY_S.
-    """
+    """Halve the speed of a process that this benchmark started: stop it half of the time."""
     over = threading.Event()
 
     def work() -> None:
@@ -308,8 +304,8 @@ def summarise(
 
 
 def undisturbed(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Each model's error over answers that found all models idle, and that of a curve fitted to
-    these very answers.
+    """Each model's error over answers that found all models idle, and the error of a curve fitted
+    to these very answers.
 
     The second is what no predictor of this form can go below: the rest is the machine's.
     """
@@ -340,7 +336,7 @@ def undisturbed(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def completions_until_recovery(entries: Sequence[Entry], share: float) -> int | None:
-    """Completions after which RECOVERY others are predicted right; None when none are."""
+    """Completions after which RECOVERY others are predicted right; None if there are none."""
     for start in range(len(entries) - RECOVERY + 1):
         own = entries[start : start + RECOVERY]
         right = abs(statistics.median(map(_ratio, own)) - 1.0) <= MOST_ERROR
@@ -350,7 +346,7 @@ def completions_until_recovery(entries: Sequence[Entry], share: float) -> int | 
 
 
 def _counts(entry: Entry) -> bool:
-    """Whether the request was answered by a model; one answered from the cache says nothing."""
+    """Whether it was answered by a model (cached answers do not count)."""
     model = entry.decision.model
     return entry.outcome == ANSWERED and model is not None and entry.request.work[model].tokens > 0
 
@@ -386,7 +382,7 @@ def _table(
 
 
 def judged(found: dict[str, Any], share: float) -> Iterator[Row]:
-    """The figures that have a mark, and those beside them."""
+    """The figures with marks, and the others."""
     for row in found["rows"]:
         if row["phase"] == "alone" or (row["phase"], row["model"]) == ("steady", "all"):
             name = f"{row['phase']}, {row['model']}: median error, %"

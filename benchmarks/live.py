@@ -1,8 +1,8 @@
-"""What the live benchmarks share: a router of their own, real texts that no cache knows, and load.
+"""Shared parts of live benchmarks: a router, uncached texts and load.
 
 Texts are in the folder of `--data` (benchmarks/public_data.py): intents of bank customers and
 scientific claims (short, English), abstracts (long, English), and short texts in 42 languages. Each
-gets a number at its end, so that none is ever sent twice.
+ends with a number, so that no text is sent twice.
 """
 
 import asyncio
@@ -51,28 +51,28 @@ with_config = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     default=LOCAL,
     show_default="configs/local.yaml",
-    help="Has the models.",
+    help="Config with the models.",
 )
 
 
 def of_turns(seconds: float, turns: int) -> Callable[[Command], Command]:
-    """The options of a benchmark that loads a router by several ways in turns."""
+    """The options of a benchmark that loads a router with several strategies alternately."""
     options = (
         with_config,
-        click.option("--base-url", help="A router that runs this config already."),
+        click.option("--base-url", help="URL of a running router with this config."),
         click.option(
             "--seconds",
             type=click.FloatRange(1.0),
             default=seconds,
             show_default=True,
-            help="Of one turn.",
+            help="Seconds per turn.",
         ),
         click.option(
             "--turns",
             type=click.IntRange(1),
             default=turns,
             show_default=True,
-            help="Of every way at every load.",
+            help="Turns per strategy and load.",
         ),
         sample,
         to_file,
@@ -88,7 +88,7 @@ def of_turns(seconds: float, turns: int) -> Callable[[Command], Command]:
 
 
 class Text(NamedTuple):
-    """A text to embed, and what it is."""
+    """A text to embed, and its properties."""
 
     text: str
     language: str  # ISO 639-1
@@ -96,7 +96,7 @@ class Text(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """One request: a text, the fields of the body beside it, and the time the caller gives it.
+    """One request: a text, the other fields of the body, and the caller's time limit.
 
     With documents they are ranked for the text; else the text is embedded.
     """
@@ -108,7 +108,7 @@ class Ask(NamedTuple):
 
 
 class Told(NamedTuple):
-    """How a request ended, for the one who sent it."""
+    """Outcome of one request."""
 
     ask: Ask
     status: int  # 0: no answer
@@ -119,14 +119,14 @@ class Told(NamedTuple):
 
 
 class Router(NamedTuple):
-    """A router that answers at `url`; `process` is None where somebody else started it."""
+    """A router that answers at `url`; `process` is None if this benchmark did not start it."""
 
     url: str
     args: RouterArgs
     process: psutil.Process | None
 
     def replica(self, model: str) -> psutil.Process | None:
-        """The process of a model's replica, where this benchmark started it."""
+        """The process of a model's replica, if this benchmark started it."""
         return (
             None
             if self.process is None
@@ -142,7 +142,7 @@ def router(
     **sections: Any,
 ) -> Iterator[Router]:
     """A router on a free port with `sections` in its `args:` and more `models`, stopped at the end;
-    or the one at `base_url`, as it is.
+    or the one at `base_url`, unchanged.
     """
     args, _ = application(config)
     if base_url is not None:
@@ -200,7 +200,7 @@ def _wait_until_ready(url: str, started: "subprocess.Popen[bytes]", log: Path) -
 
 
 def written(log: Path, requests: int) -> bytes:
-    """A decision log as soon as it holds so many requests; raises click.ClickException."""
+    """A decision log once it holds this many requests; raises click.ClickException."""
     until_s = time.monotonic() + LOG_S
     while True:
         data = log.read_bytes()
@@ -259,7 +259,7 @@ class Texts:
 
 
 class Client:
-    """Sends requests to one router; open it with `async with`."""
+    """A client of one router; open it with `async with`."""
 
     def __init__(
         self,
@@ -281,7 +281,7 @@ class Client:
         await self._session.close()
 
     async def send(self, ask: Ask) -> Told:
-        """One request, timed from here to the last byte."""
+        """Send one request and time it until the last byte."""
         path = "rerank" if ask.documents else "embeddings"
         body: dict[str, Any] = {"input": ask.text.text, "encoding_format": "base64"}
         if ask.documents:
@@ -307,8 +307,8 @@ class Client:
         rng: random.Random,
         done: Callable[[Told], None] | None = None,
     ) -> list[Told]:
-        """`rate` requests a second with random gaps (Poisson) whether or not they are answered;
-        returns when all are.
+        """Send `rate` requests per second with random gaps (Poisson), whether or not they are
+        answered; return when all are.
         """
         loop = asyncio.get_running_loop()
         tasks, next_s = list[asyncio.Task[Told]](), loop.time()
@@ -322,7 +322,7 @@ class Client:
         return list(await asyncio.gather(*tasks))
 
     async def capacity(self, make: Callable[[], Ask], clients: int, seconds: float) -> float:
-        """Answers a second when `clients` always have one request under way."""
+        """Answers per second when `clients` always have one request in flight."""
         until_s, answered = time.perf_counter() + seconds, 0
 
         async def one() -> None:

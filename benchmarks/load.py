@@ -1,9 +1,9 @@
-"""Closed-loop clients: so many connections, each asks again when it is answered, with a new text
-every time.
+"""Closed-loop clients: each connection sends its next request after the answer, always with a new
+text.
 
-wrk where it is installed, as it takes the least of the cores that the servers need; else a client
-of our own in another process. Texts are random words of one token each, so that their length is
-known and no two begin alike.
+The client is wrk if it is installed, as it leaves the most CPU to the servers; else our own in
+another process. Texts are random words of one token each, so that their length is known and no two
+begin alike.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ POOL = 2000  # texts that repeat
 
 @dataclass(frozen=True)
 class Shape:
-    """What every request of a point holds."""
+    """Content of every request of a point."""
 
     models: tuple[str, ...]  # taken in turn
     texts: int
@@ -50,7 +50,7 @@ class Load:
 
 @cache
 def words(tokenizer: str) -> tuple[str, ...]:
-    """Words that are one token of this tokenizer, at the start of a text and behind a space."""
+    """Words that are one token of this tokenizer, both at the start of a text and after a space."""
     encode = load(tokenizer)
     rng = random.Random(0)
     letters = "aeiourstlnmpcdbhgfwyk"
@@ -172,7 +172,7 @@ end
 
 
 class _Texts:
-    """The bodies that the Lua script above makes, made here."""
+    """The bodies of the Lua script above, generated in Python."""
 
     def __init__(self, shape: Shape, seed: int, word_file: Path) -> None:
         self._shape, self._words = shape, word_file.read_text().split()

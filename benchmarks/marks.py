@@ -1,4 +1,4 @@
-"""Figures with the marks that they are to meet, as benchmarks print and write them."""
+"""Figures and their targets, as benchmarks print and write them."""
 
 import json
 import math
@@ -19,7 +19,7 @@ to_file = click.option(
 
 
 class Row(NamedTuple):
-    """One figure and what it was to be."""
+    """One figure and its target."""
 
     name: str
     value: float
@@ -28,17 +28,17 @@ class Row(NamedTuple):
 
 
 def at_most(name: str, value: float, mark: float | None) -> Row:
-    """A figure that may not be larger than its mark; without a mark it is only shown."""
+    """A figure with an upper limit; without a mark it is only shown."""
     return Row(name, value, mark, None if mark is None else bool(value <= mark))
 
 
 def at_least(name: str, value: float, mark: float | None) -> Row:
-    """A figure that may not be smaller than its mark."""
+    """A figure with a lower limit."""
     return Row(name, value, mark, None if mark is None else bool(value >= mark))
 
 
 def verdict(met: bool | None) -> str:
-    """The word for a mark; none where there is no mark."""
+    """'met' or 'missed'; empty without a target."""
     return "" if met is None else "met" if met else "missed"
 
 
@@ -50,7 +50,7 @@ def flat(table: Iterable[Mapping[str, Any]], *keys: str) -> Iterator[Row]:
 
 
 def numbers(name: str, figures: Mapping[str, Any]) -> Iterator[Row]:
-    """A row without a mark for each number, and for those in mappings within."""
+    """A row without a mark for each number, including those in nested mappings."""
     for key, value in figures.items():
         if isinstance(value, Mapping):
             yield from numbers(f"{name}: {key}", value)
@@ -59,7 +59,7 @@ def numbers(name: str, figures: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def stage(what: str) -> None:
-    """Print to stderr what a long benchmark does now, and the time of day."""
+    """Print the current step of a long benchmark and the time of day to stderr."""
     click.echo(f"{time.strftime('%H:%M:%S')}  {what}", err=True)
 
 
@@ -79,14 +79,14 @@ def write(rows: Iterable[Row | Mapping[str, Any]], file: Path | None) -> None:
 
 
 def conclude(rows: Sequence[Row], file: Path | None) -> None:
-    """Write the rows to the file. Raises click.ClickException where a mark was missed."""
+    """Write the rows to the file. Raises click.ClickException if a mark is missed."""
     write(rows, file)
     if missed := [row.name for row in rows if row.met is False]:
         raise click.ClickException(f"missed: {', '.join(missed)}")
 
 
 def _json(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row for JSON, which has no infinity: the time of a request that was not answered."""
+    """The row for JSON, which has no infinity (the time of a request without an answer)."""
     return {name: _finite(one) for name, one in row.items()}
 
 

@@ -1,9 +1,8 @@
-"""Does memory stay flat? Mixed load on one router with a small cache: `python -m benchmarks memory
---seconds 600`.
+"""Check that the memory of one router with a small cache is flat under mixed load.
 
-The cache is full long before half of the time is over, so what grows in the second half is a leak.
-With `--engine fake` the model costs next to nothing, so that in the same time the router, whose
-memory this is about, answers many times as much.
+The cache is full long before half of the time is over, so growth in the second half is a leak. With
+`--engine fake` the model costs almost nothing, so the router, whose memory is measured, answers
+many times as many requests in the same time.
 """
 
 import tempfile
@@ -29,12 +28,12 @@ SLICE_S = 5.0
     "--allowed-mib",
     default=64.0,
     show_default=True,
-    help="Growth in the second half that still counts as flat.",
+    help="Maximum growth in the second half.",
 )
 @kept
 @to_file
 def main(seconds: float, engine: str, allowed_mib: float, folder: Path, file: Path | None) -> None:
-    """Load one router in turn with every shape and print its processes' memory; fails when it
+    """Load one router with every shape alternately and print its processes' memory; fail if it
     grows.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:

@@ -1,10 +1,9 @@
-"""Does `mteb` run against the service? `python -m benchmarks mteb --data FOLDER --base-url
-URL --model wordllama-256`.
+"""Run `mteb` itself against the service.
 
-Two tasks of mteb's own kinds over local data, for its data sets come from a hub: the STS benchmark
-in English and SciFact-mini. What mteb scores must be what `advise` measures of the same texts.
-Start the service first (`make run`) and install mteb, which is no dependency: `pip install mteb`.
-It is also how to make a task of one's own data.
+Two tasks of mteb's own types over local data, as its data sets come from a hub: the STS benchmark
+in English and SciFact-mini. mteb's scores must equal those of `advise` for the same texts. Start
+the service first (`make run`) and install mteb, which is not a dependency: `pip install mteb`. This
+module also shows how to make a task of your own data.
 """
 
 import csv
@@ -22,10 +21,14 @@ from deployments.tools.client import BASE_URL, BaseUrl
 @click.command()
 @whole
 @click.option("--base-url", type=BaseUrl(), default=BASE_URL, show_default=True)
-@click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
+@click.option(
+    "--api-key",
+    envvar="EMBEDDING_ROUTER_API_KEY",
+    help="API key of the service. [env: EMBEDDING_ROUTER_API_KEY]",
+)
 @click.option("--model", "models", multiple=True, default=["wordllama-256"], show_default=True)
 def main(folder: Path, base_url: str, api_key: str | None, models: tuple[str, ...]) -> None:
-    """Let mteb itself measure models of a running service."""
+    """Measure models of a running service with mteb itself."""
     require(folder, "scifact-mini.json", "stsb-en.csv")
     try:
         import mteb  # type: ignore[import-not-found,unused-ignore]
@@ -43,7 +46,7 @@ def main(folder: Path, base_url: str, api_key: str | None, models: tuple[str, ..
 
 
 def tasks(folder: Path) -> list[Any]:
-    """Similarity and retrieval, as mteb has them, with their data from files."""
+    """mteb's similarity and retrieval tasks, with data from files."""
     from datasets import Dataset, DatasetDict  # type: ignore[import-not-found,unused-ignore]
     from mteb.abstasks.retrieval import AbsTaskRetrieval  # type: ignore[import-not-found,unused-ignore]
     from mteb.abstasks.sts import AbsTaskSTS  # type: ignore[import-not-found,unused-ignore]

@@ -1,15 +1,14 @@
-"""What metrics, traces and keys cost: `python -m benchmarks observability`, and `--vllm`.
+"""Measure the cost of metrics, traces and keys.
 
-One instance has all three and a switch for each (benchmarks/switched.py). Under one load that goes
-on they take turns of a second, as long as it is from one publishing to the next: two instances of
-the very same config differ by a tenth for as long as they live, and on a machine that is shared so
-does one from minute to minute. A ratio is the median over rounds of this round's requests per
-second with them to this round's without, with its 95 % interval (bootstrap over rounds); processor
-time is that of router and replica. Short texts, 32 connections, new texts in every request. One
-trace in a hundred is recorded, and its spans go to a collector by OTLP, as docs/observability.md
-has it; this one throws them away. The engine is a table (wordllama), the fastest there is: what
-stands around it weighs most. `--vllm` takes a block of Qwen3 on vLLM instead, with vLLM's own
-metrics. What is to be told from noise is the row `nothing again`.
+One instance has all three and a switch for each (benchmarks/switched.py). Under one continuous load
+they alternate in turns of a second, the publishing interval: two instances of the same config
+differ by a tenth throughout, and so does one instance from minute to minute on a shared machine. A
+ratio is the median over rounds of the requests per second with them to those without in the same
+round, with its 95 % bootstrap interval; CPU time is that of router and replica. Texts are short and
+new in every request, over 32 connections. One trace in a hundred is recorded, and its spans are
+sent by OTLP, as in docs/observability.md, to a collector that discards them. The engine is a table
+(wordllama), the fastest one, so that everything else weighs most. `--vllm` uses a block of Qwen3 on
+vLLM instead, with vLLM's own metrics. The row `nothing again` shows the noise.
 """
 
 import random
@@ -71,7 +70,7 @@ class Measured(NamedTuple):
 
     @property
     def cpu_ms(self) -> float:
-        """That of both."""
+        """CPU of router and replica."""
         return self.router_ms + self.replicas_ms
 
 
@@ -121,7 +120,7 @@ def tiny_qwen3(folder: Path) -> dict[str, Any]:
 
 
 class _Sink(BaseHTTPRequestHandler):
-    """Takes everything, keeps nothing."""
+    """A server that accepts everything and stores nothing."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
@@ -134,7 +133,7 @@ class _Sink(BaseHTTPRequestHandler):
 
 @contextmanager
 def collector() -> Iterator[str]:
-    """The URL of a collector of spans, there until the block ends."""
+    """The URL of a span collector, open during the block."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Sink) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -158,7 +157,11 @@ def words() -> list[str]:
 
 @click.command()
 @click.option(
-    "--seconds", default=1.0, type=click.FloatRange(0.1), show_default=True, help="Of each turn."
+    "--seconds",
+    default=1.0,
+    type=click.FloatRange(0.1),
+    show_default=True,
+    help="Seconds per turn.",
 )
 @click.option("--rounds", default=60, type=click.IntRange(1), show_default=True)
 @click.option(
@@ -168,9 +171,9 @@ def words() -> list[str]:
     type=click.Choice([name for name in PARTS if name != NOTHING]),
     default=[name for name in PARTS if name != NOTHING],
     show_default=True,
-    help="What to measure; more than once.",
+    help="Parts to measure; repeatable.",
 )
-@click.option("--vllm", is_flag=True, help="vLLM with a small random Qwen3 instead of a table.")
+@click.option("--vllm", is_flag=True, help="Use vLLM with a small random Qwen3 instead of a table.")
 @kept
 @to_file
 def main(
@@ -181,7 +184,7 @@ def main(
     folder: Path,
     file: Path | None,
 ) -> None:
-    """Measure what metrics, traces and keys cost."""
+    """Measure the cost of metrics, traces and keys."""
     names = [NOTHING, *dict.fromkeys(chosen)]
     model, model_config = (ONE, tiny_qwen3(folder)) if vllm else ("wordllama-256", WORDLLAMA)
     with tempfile.TemporaryDirectory(prefix="bench-") as made:
@@ -213,9 +216,7 @@ def main(
 def measured(
     server: Server, names: Sequence[str], shape: Shape, seconds: float, rounds: int, word_file: Path
 ) -> dict[str, list[Measured]]:
-    """What the instance did with each choice of parts in each round; every round takes them in
-    another order.
-    """
+    """Requests with each choice of parts in each round; the order differs in every round."""
     found: dict[str, list[Measured]] = {name: [] for name in names}
     base, rng = server.url.removesuffix("/v1/embeddings"), random.Random(0)
     whole_s = rounds * len(names) * (seconds + SWITCH_S) + 2 * WARM_S
@@ -255,7 +256,7 @@ def measured(
 
 
 def row(rounds: Sequence[Measured], without: Sequence[Measured]) -> dict[str, float]:
-    """One choice of parts beside none of them."""
+    """A row: with these parts, against none."""
     answer = {
         "requests_per_s": statistics.median(one.per_s for one in rounds),
         "cpu_ms": statistics.median(one.cpu_ms for one in rounds),

@@ -1,15 +1,15 @@
-"""How wrong are predictions where models share a card? `python -m benchmarks one_card`.
+"""Measure prediction errors of models that share a card.
 
 The real service on a virtual clock, with the models of configs/qwen3-one-gpu.yaml as engines that
-sleep as their curves say. On one card they share its time equally while several work (processor
-sharing), as CUDA slices time between processes; on cards of their own they do not. The figure is
-the median error of predictions, |predicted / actual - 1|, for interactive requests:
+sleep as long as their curves say. On one card, engines that work at the same time share it equally
+(processor sharing), as CUDA slices time between processes; on separate cards they do not. The
+figure is the median error of predictions, |predicted / actual - 1|, for interactive requests:
 
-    own cards   nothing is shared: what is left is waiting and batching
+    own cards   nothing is shared: the rest is waiting and batching
     unaware     one card, and the router does not know that it is one
     one card    the service as it is, with the curves that it learns and with those of profiles
-    truth       a prediction from the work that the card really has, with a bias of its own: what no
-                knowledge of the neighbours at the time of the decision can go below
+    truth       a prediction from the card's true backlog, with its own bias: the least error that
+                any knowledge of the neighbours at the time of the decision can reach
 
 The virtual clock makes the figures the same on every machine.
 """
@@ -55,7 +55,7 @@ MISS_SHARE = 0.05
 
 
 class Load(NamedTuple):
-    """Interactive work as a share of the card's time, and whether the 8B ingests now and then."""
+    """Interactive work as a share of the card's time, and whether the 8B sometimes ingests."""
 
     share: float
     ingest: bool = False
@@ -70,7 +70,7 @@ LOADS = {
 
 
 class Card:
-    """A device whose time is shared equally by the steps that run on it."""
+    """A device whose time is shared equally by its running steps."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop, self._at_s = loop, 0.0
@@ -79,7 +79,7 @@ class Card:
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, model: str, seconds: float) -> None:
-        """Return after so many seconds of the device; a model runs one step at a time."""
+        """Return after this many seconds of the device; a model runs one step at a time."""
         self._advance()
         self._left_s[model], done = seconds, self._loop.create_future()
         self._done[model] = done
@@ -115,7 +115,7 @@ class Card:
 
 
 class Cards(SleepingReplicas):
-    """Engines on one card, or on cards of their own."""
+    """Engines on one card, or on separate cards."""
 
     def __init__(self, curves: dict[str, Curve], loop: VirtualLoop, together: bool) -> None:
         super().__init__(curves, 8, loop)
@@ -146,8 +146,8 @@ def step_of(curve: Curve, call: Call) -> float:
 
 
 def config(folder: Path | None) -> RouterArgs:
-    """The models of configs/qwen3-one-gpu.yaml with engines that sleep; with a folder their curves
-    are those of profiles, which do not change.
+    """The models of configs/qwen3-one-gpu.yaml with engines that sleep; with a folder, their curves
+    come from profiles and do not change.
     """
     shipped, _ = application(ROOT / "configs" / "qwen3-one-gpu.yaml")
     models: dict[str, Any] = {}
@@ -186,7 +186,7 @@ def _profile(path: Path, model: str, curve: Mapping[str, Any]) -> Path:
 
 
 class Seen(NamedTuple):
-    """What one run saw."""
+    """Records of one run."""
 
     entries: list[Entry]  # in the order of their ends
     left_s: dict[float, dict[str, float]]  # of the card, for each model, by the time of arrival
@@ -195,7 +195,7 @@ class Seen(NamedTuple):
 async def serve(
     args: RouterArgs, load: Load, seconds: float, together: bool, named: bool, seed: int
 ) -> Seen:
-    """Serve the load for so many virtual seconds."""
+    """Serve the load for this many virtual seconds."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     curves = {name: model.curve for name, model in build_models(args).items()}
@@ -248,18 +248,18 @@ async def serve(
 
 
 def _queued_s(service: Service, model: str, curve: Curve) -> float:
-    """Seconds of what waits in the router."""
+    """Work queued in the router, in seconds."""
     tokens = service.ledger.waiting_tokens(model)
     return curve.step(tokens) if tokens else 0.0
 
 
 def beside(own_s: float, others_s: Iterable[float]) -> float:
-    """Seconds of work whose device is shared equally with other work, if nothing else comes."""
+    """Seconds of work whose device is shared equally with other work, if nothing else arrives."""
     return own_s + sum(min(own_s, other_s) for other_s in others_s)
 
 
 def by_truth(entry: Entry, seen: Seen) -> float:
-    """Predict by what the card has to do."""
+    """Predict from the card's true backlog."""
     model, left_s = entry.decision.model or "", seen.left_s[entry.arrived_s]
     work = entry.request.work[model]
     own_s = left_s[model] + entry.models[model].curve.step(work.tokens, work.tokens_sq, work.texts)
@@ -267,7 +267,7 @@ def by_truth(entry: Entry, seen: Seen) -> float:
 
 
 def as_served(seen: Seen) -> Errors:
-    """The errors of the service's own predictions."""
+    """Errors of the service's own predictions."""
     errors: Errors = {name: [] for name in SHARES}
     for entry in _counted(seen):
         errors[entry.decision.model or ""].append(
@@ -277,7 +277,7 @@ def as_served(seen: Seen) -> Errors:
 
 
 def corrected(seen: Seen, predicted: Callable[[Entry, Seen], float]) -> Errors:
-    """The errors of other predictions, with a bias that learns from them in the order of time."""
+    """Errors of other predictions, with a bias that learns from them in the order of time."""
     corrections = {name: Correction(MISS_SHARE) for name in SHARES}
     errors: Errors = {name: [] for name in SHARES}
     made: dict[float, tuple[float, float, float]] = {}
@@ -318,7 +318,7 @@ def median(errors: Errors, model: str | None = None) -> float:
 def on_virtual_clock(
     args: RouterArgs, load: Load, seconds: float, together: bool, named: bool, seed: int
 ) -> Seen:
-    """Run `serve` on a loop of its own."""
+    """Run `serve` on its own event loop."""
     loop = VirtualLoop()
     try:
         return loop.run_until_complete(serve(args, load, seconds, together, named, seed))
@@ -327,7 +327,7 @@ def on_virtual_clock(
 
 
 def measure(load: Load, seconds: float, seed: int) -> dict[str, Errors]:
-    """The errors of each way to predict."""
+    """Errors of each way to predict."""
     with TemporaryDirectory() as folder:
         learned, profiled = config(None), config(Path(folder))
         apart = on_virtual_clock(learned, load, seconds, False, False, seed)
@@ -348,7 +348,7 @@ def measure(load: Load, seconds: float, seed: int) -> dict[str, Errors]:
 @click.option("--seed", default=0, show_default=True)
 @to_file
 def main(seconds: float, seed: int, file: Path | None) -> None:
-    """Measure what a shared card costs predictions, and what knowing the neighbours brings."""
+    """Measure the prediction errors on a shared card, and the gain from knowing the neighbours."""
     rows = []
     for name, load in LOADS.items():
         found = measure(load, seconds, seed)

@@ -1,13 +1,12 @@
-"""How long does the service answer nothing after one of its processes dies? `python -m benchmarks
-outages [--kill NAME]... [--json FILE]`.
+"""Measure the outage after each process is killed.
 
 Runs the real models of `configs/local.yaml`, or engines that sleep with --fakes, and two routers.
 Short texts with `model: auto` and a budget of 500 ms are sent twenty times a second while one
-process after another is killed. The replica is that of the model that `auto` chooses.
+process after another is killed. The killed replica is that of the model that `auto` chooses.
 
-Where a replica, a router or Serve's controller dies, every request is to be answered, 95 % of them
-within their budget, and no second may pass without an answer. HAProxy, its manager and Ray's agent
-take the service away; the marks say for how long at most. After each death all is to be whole again
+If a replica, a router or Serve's controller dies, every request must be answered, 95 % of them
+within their budget, and no second may pass without an answer. Without HAProxy, its manager or Ray's
+agent the service is down; the marks limit the time. After each death everything must be whole again
 within three minutes: the process has a successor, and every router has all replicas.
 """
 
@@ -44,7 +43,7 @@ WORDS = ("index", "vector", "space", "query", "cluster", "shard", "recall", "lat
 
 
 class Victim(NamedTuple):
-    """A kind of process, and what its death may cost."""
+    """A kind of process, and the allowed effect of its death."""
 
     title: str  # a pattern; {} is the model that `auto` chooses
     silent_s: float  # without any answer, at most
@@ -64,7 +63,7 @@ IN_BUDGET = 95.0  # percent, where the service goes on
 
 
 class Sent(NamedTuple):
-    """How one request ended."""
+    """Outcome of one request."""
 
     at_s: float  # when it had ended
     took_s: float
@@ -76,7 +75,7 @@ class Sent(NamedTuple):
 
 
 class Load:
-    """Short texts that no cache knows, at a steady rate, with a budget each."""
+    """Short uncached texts at a steady rate, each with a budget."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session, self._rng = session, random.Random(3)
@@ -97,7 +96,7 @@ class Load:
         self.sent.append(Sent(end_s, end_s - start_s, outcome))
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send until `stop`, whether or not anything is answered."""
+        """Send until `stop` is set, whether or not requests are answered."""
         tasks = set[asyncio.Task[None]]()
         while not stop.is_set():
             tasks.add(asyncio.create_task(self._one()))
@@ -106,7 +105,7 @@ class Load:
 
 
 class Service(NamedTuple):
-    """What is killed."""
+    """The service whose processes are killed."""
 
     running: Router
     replicas: dict[str, int]  # of each deployment
@@ -119,7 +118,7 @@ class Service(NamedTuple):
 
     async def whole(self, title: str, gone: set[int]) -> float | None:
         """Seconds until the killed processes have successors and every router has all replicas;
-        None where that takes too long.
+        None if that takes too long.
         """
         start_s, steady = time.monotonic(), 0
         timeout = aiohttp.ClientTimeout(5)
@@ -177,7 +176,7 @@ async def play(service: Service, name: str) -> list[Row]:
 def judged(
     name: str, sent: list[Sent], killed_s: float, ended_s: float, whole_s: float | None
 ) -> list[Row]:
-    """What became of the requests that had not ended when `name` was killed."""
+    """The outcome of requests that had not ended when `name` was killed."""
     victim = VICTIMS[name]
     before = [one for one in sent if one.at_s < killed_s]
     after = [one for one in sent if one.at_s >= killed_s]
@@ -215,7 +214,7 @@ def local_config(file: Path) -> dict[str, int]:
 
 
 async def play_all(running: Router, names: tuple[str, ...], replicas: dict[str, int]) -> list[Row]:
-    """Kill one after another in the order of VICTIMS; the last one starts everything again."""
+    """Kill the processes in the order of VICTIMS; the last one restarts the whole service."""
     async with aiohttp.ClientSession(running.url) as session:
         body = {"input": " ".join(WORDS), "latency_budget_ms": BUDGET_MS}
         async with session.post("/v1/route", json=body) as answer:
@@ -230,13 +229,19 @@ async def play_all(running: Router, names: tuple[str, ...], replicas: dict[str, 
 
 @click.command()
 @click.option(
-    "--kill", "names", multiple=True, type=click.Choice(list(VICTIMS)), help="All without it."
+    "--kill",
+    "names",
+    multiple=True,
+    type=click.Choice(list(VICTIMS)),
+    help="Process to kill; repeatable. [default: all]",
 )
-@click.option("--fakes", is_flag=True, help="Engines that sleep; else the models of local.yaml.")
+@click.option(
+    "--fakes", is_flag=True, help="Use engines that sleep instead of the models of local.yaml."
+)
 @to_file
 def main(names: tuple[str, ...], fakes: bool, file: Path | None) -> None:
-    """Kill one process after another and say how long nothing was answered; exits 1 where a mark
-    was missed.
+    """Kill one process after another and measure the time without answers; exit 1 if a mark is
+    missed.
     """
     with tempfile.TemporaryDirectory(prefix="er-outages-", dir="/tmp") as scratch:
         path, replicas = Path(scratch) / "outages.yaml", REPLICAS

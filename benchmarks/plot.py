@@ -1,6 +1,4 @@
-"""The data plane's table as a picture for the README: `python -m benchmarks.plot bench.json
-docs/img/bench.png`.
-"""
+"""Draw the data plane's table: `python -m benchmarks.plot bench.json docs/img/bench.png`."""
 
 import json
 import sys
@@ -9,9 +7,7 @@ from typing import Any
 
 
 def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
-    """Write a PNG of every server's ratio to the point's base; points and servers without one are
-    left out.
-    """
+    """Write a PNG of every server's ratio to the point's base; skip those without one."""
     import matplotlib
 
     matplotlib.use("Agg")

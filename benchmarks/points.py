@@ -1,13 +1,13 @@
-"""What a latency budget costs in points of quality: `python -m benchmarks points`.
+"""Measure the points of quality that a latency budget costs.
 
 Texts of 12 languages, code, and texts of two languages (tests/data/language, or the full files in
-`--data FOLDER`) are read as a router reads them and decided by the config's rules at several
-budgets, with every model idle as its profile says. `best` are the most points that a model within
-the budget has which the target allows (none is larger than the target), by the enumeration in
+`--data FOLDER`) are read as a router reads them. The config's rules decide them at several budgets,
+with every model as idle as in its profile. `best` is the largest number of points among models
+within the budget that the target allows (none is larger than the target), by the enumeration in
 tests/support/decision_oracle.py; points are the config's.
 
-With `--search` the questions of Chinese XQuAD are decided and embedded by the model that each gets,
-and the paragraphs by every model: nDCG@10 of what a question finds in the index of its own model.
+With `--search`, each question of Chinese XQuAD is embedded by the chosen model and the paragraphs
+by every model. The result is the nDCG@10 of each question in the index of its own model.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ def texts_by_kind(folder: Path) -> dict[str, list[str]]:
 
 
 class Decider:
-    """Decides texts as a router of this config does while nothing else is asked of it."""
+    """Decides texts as an idle router of this config does."""
 
     def __init__(self, args: RouterArgs) -> None:
         self._args, self._preparer = args, Preparer(args)
@@ -84,7 +84,7 @@ class Decider:
         self.loads = dict.fromkeys(self.models, Load())
 
     def request(self, text: str, side: Side | None, budget_ms: float | None) -> Request:
-        """A free request, as it is decided."""
+        """A free request, as the router decides it."""
         read = self._preparer.prepare([text], side, None, self.models)
         return Request(
             work={
@@ -104,7 +104,7 @@ class Decider:
         )
 
     def decide(self, request: Request) -> Decision:
-        """At 0 s, when it arrives."""
+        """Decide at time 0."""
         return decide(self.policy, request, self.models, self.loads, 0.0)
 
     def points(self, request: Request, model: str) -> float:
@@ -114,7 +114,9 @@ class Decider:
         return points
 
     def feasible(self, request: Request, target: str) -> list[str]:
-        """By enumeration: models in time that read the text, none larger than the target."""
+        """Models that are in time and can read the text, none larger than the target, by
+        enumeration.
+        """
         limit = self.models[target].rank
         least = min(request.unread.get(name, 0.0) for name in self.models)
         return [
@@ -132,7 +134,7 @@ class Decider:
 
 
 def rows(decider: Decider, kinds: Mapping[str, Sequence[str]]) -> list[Kind]:
-    """A line for each kind of text and each budget."""
+    """A row for each kind of text and each budget."""
     return [
         _row(decider, kind, texts, budget_ms)
         for kind, texts in kinds.items()
@@ -166,7 +168,7 @@ class Searched(NamedTuple):
 
 
 async def searched(args: RouterArgs, folder: Path) -> list[Searched]:
-    """What questions find that are answered within a budget, and by each model alone."""
+    """Results of questions answered within a budget, and of each model alone."""
     data, decider = xquad_zh(folder), Decider(args)
     places = {document.id: place for place, document in enumerate(data.documents)}
     relevant = [{places[id] for id in data.relevant[query.id]} for query in data.queries]
@@ -193,22 +195,24 @@ async def searched(args: RouterArgs, folder: Path) -> list[Searched]:
 
 
 def budget(milliseconds: float | None) -> str:
-    """As a heading has it."""
+    """Budget formatted for a heading."""
     return "no budget" if milliseconds is None else f"{milliseconds:g} ms"
 
 
 def shares(models: Mapping[str, int]) -> str:
-    """Who answers."""
+    """Share of each model."""
     return ", ".join(f"{name} {count}" for name, count in sorted(models.items()))
 
 
 @click.command()
 @with_config
 @sample
-@click.option("--search", is_flag=True, help="Search Chinese XQuAD too; needs it in --data.")
+@click.option(
+    "--search", is_flag=True, help="Also search Chinese XQuAD, which --data must contain."
+)
 @to_file
 def main(config: Path, folder: Path, search: bool, file: Path | None) -> None:
-    """Print what each budget costs."""
+    """Print the cost of each budget."""
     args = application(config)[0]
     found = rows(Decider(args), texts_by_kind(folder))
     click.echo("points of the chosen models, and of the best within the budget (late texts)")

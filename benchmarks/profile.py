@@ -1,10 +1,10 @@
-"""Where the time of a point goes: `python -m benchmarks profile --point "short c=8"`.
+"""Profile the router and a replica with py-spy under the load of a point.
 
-Starts the router and one model as `make bench` does, loads them, and looks with py-spy into the
-router's process and the replica's meanwhile. Prints what each process and each of its busiest
-threads took of a core, as the kernel counts it, and the functions that a thread was in: `own` is
-time in the function itself, `all` with what it called. Samples of a thread that waits are left out;
-so is what uvloop does between callbacks, which py-spy cannot tell from waiting.
+Starts the router and one model as `make bench` does, loads them, and samples the router's process
+and the replica's with py-spy. Prints the CPU use of each process and of its busiest threads, as the
+kernel counts it, and the functions of each thread: `own` is time in the function itself, `all`
+includes the functions that it called. Samples of waiting threads are left out, and so is uvloop's
+work between callbacks, which py-spy cannot distinguish from waiting.
 """
 
 import os
@@ -43,13 +43,13 @@ SHOWN = 2  # threads of each process
     show_default=True,
 )
 @click.option("--seconds", default=6.0, type=click.FloatRange(1), show_default=True)
-@click.option("--rows", default=25, show_default=True, help="Functions shown of each thread.")
+@click.option("--rows", default=25, show_default=True, help="Functions to show per thread.")
 @click.option(
     "--native",
     is_flag=True,
-    help="Also what is compiled: slower, and the figures of the load suffer.",
+    help="Include native frames; this slows the load down.",
 )
-@click.option("--gil", is_flag=True, help="Only what holds the interpreter's lock.")
+@click.option("--gil", is_flag=True, help="Only samples that hold the interpreter's lock.")
 @kept
 def main(
     points: tuple[str, ...], seconds: float, rows: int, native: bool, gil: bool, folder: Path
@@ -92,9 +92,7 @@ def main(
 def _recording(
     server: servers.Server, scratch: Path, seconds: float, options: list[str]
 ) -> Iterator[dict[str, Path]]:
-    """py-spy beside every replica of the service, for the time of the block; gives the file of
-    each.
-    """
+    """Run py-spy on every replica of the service during the block; yields the file of each."""
     files: dict[str, Path] = {}
     spies = []
     for process in server.tree():
@@ -150,7 +148,7 @@ def _cpu_s(process: psutil.Process) -> float:
 def _processes(
     server: servers.Server, before: dict[int, float], requests: int, seconds: float
 ) -> None:
-    """What each process of the service took of the processor."""
+    """CPU time of each process of the service."""
     spent = []
     for process in server.tree():
         used_s = _cpu_s(process) - before.get(process.pid, 0.0)
@@ -164,7 +162,7 @@ def _processes(
 
 
 def _threads(server: servers.Server) -> dict[int, float]:
-    """Processor time of every thread of the replicas by its number."""
+    """CPU time of every thread of the replicas, by its number."""
     found = {}
     for process in server.tree():
         if _title(process).startswith("ray::ServeReplica"):
@@ -178,7 +176,7 @@ def _threads(server: servers.Server) -> dict[int, float]:
 
 
 def _report(title: str, file: Path, rows: int, busy: dict[int, float], seconds: float) -> None:
-    """Functions by time, for the threads of one process that ran most."""
+    """Functions by time, for the busiest threads of one process."""
     threads: dict[str, tuple[Counter[str], Counter[str]]] = {}
     for line in file.read_text().splitlines():
         stack, _, count = line.rpartition(" ")

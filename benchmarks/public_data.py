@@ -1,4 +1,4 @@
-"""The public data that benchmarks read: a folder that `--data` names, with these files.
+"""The public data that benchmarks read: `--data` names a folder with these files.
 
     scifact-mini.json    {"corpus": {id: {"title", "text"}}, "queries": {id: text}, "qrels":
                          {query: [id]}}: 300 claims of SciFact (claims CC BY 4.0, abstracts
@@ -61,7 +61,7 @@ class Judged(NamedTuple):
 
 
 def require(folder: Path, *names: str) -> None:
-    """Raise click.ClickException with what each missing file is."""
+    """Raise click.ClickException with a description of each missing file."""
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         listed = "\n".join(f"  {name}: {FILES[name]}" for name in missing)
@@ -73,7 +73,7 @@ def require(folder: Path, *names: str) -> None:
 
 
 def read(folder: Path, name: str) -> Any:
-    """The JSON of a file; raises click.ClickException where it is not there."""
+    """The JSON of a file; raises click.ClickException if it is missing."""
     require(folder, name)
     return json.loads((folder / name).read_text())
 
@@ -100,7 +100,7 @@ def xquad_zh(folder: Path) -> Judged:
 
 
 class SearchSet(NamedTuple):
-    """A set that is searched."""
+    """A search data set."""
 
     language: str  # ISO 639-1
     read: Callable[[Path], Judged]

@@ -1,15 +1,14 @@
-"""The three Qwen3-Embedding shapes on a GPU: how long calls of every size take, what they hold, and
-the curve that follows.
+"""Measure calls of every size of the three Qwen3-Embedding shapes on a GPU, and fit their curves.
 
     python -m benchmarks qwen3_shapes -o configs/profiles/h200.json     (3 minutes on an H200; needs
                                                                         torch and transformers only)
 
-Weights are random: what a forward pass costs does not depend on their values, and nothing is
+Weights are random: the cost of a forward pass does not depend on their values, and nothing is
 downloaded. The engine is the reference of deployments/engines/transformers.py in bf16, so the flat
-part of a curve is that of a model whose kernels are launched one by one from Python; vLLM, which
-serves in configs/qwen3.yaml, does the same sums and launches a step as one CUDA graph. What a short
-text takes then is measured too. Texts are random token ids. Memory is what torch allocated at most
-during calls of that size, weights included.
+part of a curve is that of a model whose kernels are launched one by one from Python. vLLM, which
+configs/qwen3.yaml uses, computes the same but launches a step as one CUDA graph; the time of a
+short text in this form is measured too. Texts are random token ids. Memory is torch's maximum
+allocation during calls of that size, including weights.
 """
 
 import asyncio
@@ -43,7 +42,7 @@ HELD = (Cell(256, 1), Cell(256, 32), Cell(256, 64), Cell(8192, 1))
 
 
 class Shape(NamedTuple):
-    """What of a checkpoint's config.json the cost depends on."""
+    """The parts of config.json that determine the cost."""
 
     layers: int
     hidden: int
@@ -62,7 +61,7 @@ SHAPES: Mapping[str, Shape] = {
 
 
 class RandomWeights(TransformersEngine):
-    """The reference engine on a model that is made instead of loaded."""
+    """The reference engine on a model with random weights."""
 
     def __init__(self, shape: Shape, max_tokens: int, batch_tokens: int, device: str) -> None:
         settings = engine_config.TransformersEngine(
@@ -123,8 +122,8 @@ class RandomWeights(TransformersEngine):
 
 
 class Measuring:
-    """A source of deployments.tools.calibrate: an engine that is given random ids, and the memory
-    of every size.
+    """A source of deployments.tools.calibrate: an engine with random ids, and the memory of every
+    size.
     """
 
     def __init__(self, engine: RandomWeights, vocabulary: int, seed: int) -> None:
@@ -174,7 +173,7 @@ class Found(NamedTuple):
 async def measure(
     name: str, shape: Shape, max_tokens: int, batch_tokens: int, repeats: int, device: str
 ) -> Found:
-    """All sizes of one shape; its weights are gone from the device afterwards."""
+    """Measure all sizes of one shape; its weights are freed afterwards."""
     engine = RandomWeights(shape, max_tokens, batch_tokens, device)
     source = Measuring(engine, shape.vocabulary, seed=0)
     await source.start()
@@ -246,10 +245,14 @@ def _size(cell: Cell) -> str:
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the profiles here, all in one file.",
+    help="File for all profiles.",
 )
 @click.option(
-    "--model", "chosen", multiple=True, type=click.Choice(list(SHAPES)), help="Only these."
+    "--model",
+    "chosen",
+    multiple=True,
+    type=click.Choice(list(SHAPES)),
+    help="Model to measure; repeatable. [default: all]",
 )
 @click.option("--max-tokens", type=click.IntRange(16), default=8192, show_default=True)
 @click.option(
@@ -257,13 +260,13 @@ def _size(cell: Cell) -> str:
     type=click.IntRange(16),
     default=16384,
     show_default=True,
-    help="Of the largest call.",
+    help="Tokens of the largest call.",
 )
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option(
     "--layers",
     type=click.IntRange(1),
-    help="Fewer than the real model has: to try the command, not for a profile.",
+    help="Use fewer layers than the real model, to try the command; not for a profile.",
 )
 @click.option("--device", default=DEVICE, show_default=True)
 def main(
@@ -275,7 +278,7 @@ def main(
     layers: int | None,
     device: str,
 ) -> None:
-    """Measure the shapes one after the other."""
+    """Measure the shapes one after another."""
     if layers is not None and output is not None:
         raise click.UsageError("--layers measures no real model: leave out -o")
     found, written = dict[str, Found](), list[bytes]()
@@ -314,7 +317,7 @@ def main(
 
 
 def _cuda() -> Any:
-    """torch.cuda where there is a GPU, else None."""
+    """torch.cuda if there is a GPU, else None."""
     import torch
 
     return torch.cuda if torch.cuda.is_available() else None

@@ -10,7 +10,7 @@ RESAMPLES = 2000
 
 
 def interval(ratios: Sequence[float], percent: float = 95) -> tuple[float, float]:
-    """The interval of their median, by drawing them again."""
+    """Bootstrap interval of their median."""
     rng = random.Random(0)
     drawn = [statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES)]
     low, high = np.percentile(drawn, (50 - percent / 2, 50 + percent / 2))

@@ -1,8 +1,7 @@
-"""ray.serve.llm as a user would tune it, for comparison: `python -m benchmarks.ray_llm PORT
-NAME=FOLDER ...`.
+"""Run ray.serve.llm as a user would tune it: `python -m benchmarks.ray_llm PORT NAME=FOLDER ...`.
 
-HAProxy and throughput mode, which it does not turn on by itself, one CPU bundle a model, vLLM's
-pooling runner.
+With HAProxy and throughput mode, which it does not enable by default, one CPU bundle per model, and
+vLLM's pooling runner.
 """
 
 import sys
@@ -13,7 +12,7 @@ from tests.support.tiny_qwen3 import quick_dtype
 
 
 def main() -> None:
-    """Serve the models until told to stop."""
+    """Serve the models until the process is stopped."""
     port, models = int(sys.argv[1]), dict(argument.split("=", 1) for argument in sys.argv[2:])
     import ray
     from ray import serve

@@ -1,11 +1,10 @@
-"""What rescoring adds to a search, and what it costs: `python -m benchmarks rerank --data FOLDER`.
+"""Measure the gain and the cost of rescoring in a search.
 
-SciFact-mini in FOLDER: 300 claims, 1000 abstracts. A first model finds candidates, a second one
-puts the first N of them in a new order by the cosine of its own vectors, as a `similarity` reranker
-does. nDCG@10 of each depth stands beside the first and the second model alone. CPU time is that of
-this process for the second model: one query, and N documents where none of them is in the cache.
-A slow model takes minutes: `--keep` writes what each model made and took, so that another run, or
-one for another model, does not do it again.
+SciFact-mini in FOLDER: 300 claims, 1,000 abstracts. A first model finds candidates; a second one
+sorts the first N of them by the cosine of its own vectors, as a `similarity` reranker does. The
+table has the nDCG@10 of each depth, and of the first and the second model alone. CPU time is that
+of this process for the second model: one query and N documents, none of them in the cache. As a
+slow model takes minutes, `--keep` stores vectors and times for later runs.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ DEPTHS = (10, 20, 50, 100)
 
 
 class Embedded(NamedTuple):
-    """Vectors of the queries and the documents, and CPU seconds of one of each."""
+    """Vectors of the queries and the documents, and CPU seconds for one of each."""
 
     queries: Vectors
     documents: Vectors
@@ -50,19 +49,21 @@ class Search(NamedTuple):
 @click.command()
 @whole
 @with_config
-@click.option("--first", default="wordllama-256", show_default=True, help="Finds candidates.")
+@click.option(
+    "--first", default="wordllama-256", show_default=True, help="Model that finds candidates."
+)
 @click.option(
     "--second",
     "seconds",
     multiple=True,
     default=("all-minilm-l6-v2", "multilingual-e5-small"),
     show_default=True,
-    help="Rescores them.",
+    help="Model that rescores the candidates.",
 )
 @click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for what each model made and took; what is there is not made again.",
+    help="Folder for vectors and times, which later runs reuse.",
 )
 @to_file
 def main(
@@ -105,14 +106,14 @@ def points_of(found: Found, relevant: list[set[int]]) -> float:
 
 
 def rescored(found: Found, queries: Vectors, documents: Vectors) -> Found:
-    """The same documents by falling cosine with their query."""
+    """The same documents, sorted by descending cosine with their query."""
     scores = np.einsum("qd,qkd->qk", queries, documents[found])
     order = np.argsort(-scores, axis=1, kind="stable")
     return np.take_along_axis(found, order, axis=1)
 
 
 def _kept(args: RouterArgs, model: str, data: Judged, folder: Path | None) -> Embedded:
-    """What a model makes of the data, from `folder` where an earlier run kept it."""
+    """Vectors of a model, from `folder` if an earlier run stored them."""
     if folder is None:
         return _of(args, model, data)
     path = folder / f"{model}.npz"

@@ -1,19 +1,19 @@
-"""Do embeddings and reranking keep their budgets beside each other?
+"""Measure whether embeddings and reranking meet their budgets together.
 
     python -m benchmarks rerank_load --data FOLDER
 
 Two of three requests are embeddings, as in `benchmarks budgets`; the third ranks a few English
-passages for a question. No text is sent twice, so nothing is in a cache. Each request has a latency
-budget, and arrives at 80 % or 120 % of what the largest model alone can answer of this mix, as a
-Poisson process. Rescoring by similarity is work of the same models: what one kind of request takes,
-the other waits for. Two ways to choose take turns of a few seconds each, in random order:
+passages for a question. No text is sent twice, so nothing is in a cache. Requests have a latency
+budget, and arrive as a Poisson process at 80 % or 120 % of the largest model's capacity for this
+mix. Rescoring by similarity uses the same models, so both kinds of requests compete. Two strategies
+alternate in turns of a few seconds, in random order:
 
     best within budget   `quality: best` and the budget: the largest model predicted to be in time
     always best          the largest embedding model, and rescoring by it
 
 In time means that the last byte arrived within the budget, on the client's clock; an error is not
-in time. The marks: of either kind the policy answers 95 % in time, at either load. The exit status
-is 1 where one is missed.
+in time. The mark: 95 % of either kind in time, at either load. The exit status is 1 if one is
+missed.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ MARK = 0.95  # of either kind, in time
 
 
 class Share(NamedTuple):
-    """What became of one kind of request, chosen one way at one load."""
+    """Results of one request kind, strategy and load."""
 
     load: float
     policy: str
@@ -57,7 +57,7 @@ class Share(NamedTuple):
 
     @property
     def met(self) -> bool | None:
-        """Whether the mark is met; None where there is none."""
+        """Whether the mark is met; None without a mark."""
         return self.in_time >= MARK if self.policy == POLICY else None
 
 
@@ -72,7 +72,7 @@ class Mix:
         }
 
     def of(self, policy: str) -> Callable[[], Ask]:
-        """What makes the next request of a way to choose."""
+        """The generator of the next request of a strategy."""
 
         def make() -> Ask:
             text, documents = next(self._texts), list[str]()
@@ -114,7 +114,7 @@ def main(
     file: Path | None,
     seed: int,
 ) -> None:
-    """Measure which share of either kind is answered in time."""
+    """Measure the share of either kind that is answered in time."""
     rng = random.Random(seed)
     with router(config, base_url) as running:
         mix = Mix(rng, folder, running.args)
@@ -132,9 +132,7 @@ def main(
 async def _drive(
     url: str, mix: Mix, seconds: float, turns: int, rng: random.Random
 ) -> tuple[float, dict[tuple[float, str], list[Told]]]:
-    """What the largest models alone answer of the mix in a second, and the answers by load and
-    way.
-    """
+    """Capacity of the largest models for the mix, and the answers by load and strategy."""
     ways = (POLICY, ALWAYS)
     told: dict[tuple[float, str], list[Told]] = {(load, way): [] for load in LOADS for way in ways}
     async with Client(url) as client:
@@ -152,7 +150,7 @@ async def _drive(
 
 
 def summarise(told: Mapping[tuple[float, str], Sequence[Told]]) -> list[Share]:
-    """The rows of the table, of each load and way those of both kinds."""
+    """The rows of the table: both kinds for each load and strategy."""
     rows = []
     for (load, policy), all_of in told.items():
         for kind in KINDS:

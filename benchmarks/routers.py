@@ -1,13 +1,12 @@
-"""Processor time of a router for each request, by length and number of texts, and the routers that
-a card needs: `python -m benchmarks routers -o configs/profiles/routers.json`.
+"""Measure the CPU time of a router per request, and the routers that a card needs.
 
-One router in front of a model of 1,024 dimensions whose engine costs next to nothing, with Qwen3's
-tokenizer. Counted is the router's own process; HAProxy and replicas are others. Texts are new in
-every request and vectors leave as base64, as the OpenAI client wants them.
+One router in front of a model of 1,024 dimensions whose engine costs almost nothing, with Qwen3's
+tokenizer. Only the router's process is counted, without HAProxy and replicas. Texts are new in
+every request and vectors are sent as base64, as the OpenAI client requests them.
 
-The table says how many routers keep one card busy: what the card answers with full steps, by the
-curves of configs/qwen3.yaml, times the processor time of a request. A router has one core.
-`--from FILE` draws it from what was measured before.
+The table shows how many routers keep one card busy: the card's rate with full steps, by the curves
+of configs/qwen3.yaml, times the CPU time of a request. A router has one core. `--from FILE` uses
+earlier measurements.
 """
 
 import json
@@ -42,7 +41,7 @@ ROUTER = "ray::ServeReplica:bench:router"
 
 
 class Point(NamedTuple):
-    """What one shape of request cost."""
+    """Cost of one request shape."""
 
     texts: int
     tokens: int
@@ -62,7 +61,7 @@ def _used_s(process: psutil.Process) -> float:
 
 
 def measure(seconds: float, folder: Path) -> list[Point]:
-    """Every shape; those with too few requests are left out."""
+    """Measure every shape; skip those with too few requests."""
     config = servers.ours_config(folder, [ONE], {"limits": {"max_queue_s": 600.0}}, fake=True)
     word_file = folder / "words"
     tokenizer = config["applications"][0]["args"]["models"][ONE]["tokenizer"]
@@ -124,12 +123,12 @@ def table(points: Sequence[Point], known: Mapping[str, Curve]) -> str:
 
 
 def read(path: Path) -> list[Point]:
-    """The points of a file that this command wrote."""
+    """The points of a file written by this command."""
     return [Point(**one) for one in json.loads(path.read_text())["points"]]
 
 
 def report(points: Sequence[Point]) -> dict[str, Any]:
-    """What is written to a file."""
+    """The report as JSON."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "processor": _processor(),
@@ -147,22 +146,22 @@ def _processor() -> str:
 
 
 def errors(points: Sequence[Point], cost: RouterCost) -> list[float]:
-    """How far the fit is from each point, as a share of it."""
+    """Relative error of the fit at each point."""
     return [math.fabs(cost.seconds(p.texts, p.tokens) * 1000 / p.cpu_ms - 1.0) for p in points]
 
 
 @click.command()
 @click.option("--seconds", default=2.0, type=click.FloatRange(0.5), show_default=True)
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the points here."
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File for the points."
 )
 @click.option(
     "--from", "given", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure nothing; use the points of this file.",
+    help="Use the points of this file instead of measuring.",
 )  # fmt: skip
 @to_file
 def main(seconds: float, output: Path | None, given: Path | None, file: Path | None) -> None:
-    """Measure what a router spends on a request; say how many routers a card needs."""
+    """Measure the CPU time of a router per request, and print how many routers a card needs."""
     if given is not None:
         points = read(given)
     else:

@@ -1,11 +1,9 @@
-"""What is choice worth to a search? One corpus, several ways to answer its queries, at 30, 80 and
-120 % of what the best model alone can answer: `python -m benchmarks search --data FOLDER --keep
-FOLDER`.
+"""Measure search quality with a choice of encoders, by load.
 
 SciFact-mini and Chinese XQuAD, each with an index for every model of the config in LanceDB. The
-best model is the one with the highest nDCG@10 where nothing else runs. Queries arrive as a Poisson
-process, each with a latency budget; a late answer finds nothing (nDCG and recall 0). Policies take
-turns of a few seconds, in random order, on one router without a cache:
+best model is the one with the highest nDCG@10 on an idle service. Queries arrive as a Poisson
+process, each with a latency budget; a late answer counts as no results (nDCG and recall 0).
+Policies alternate in turns of a few seconds, in random order, on one router without a cache:
 
     always best            its own index, whatever the budget
     always best, reject    the same; a query that would be late is refused
@@ -16,11 +14,11 @@ turns of a few seconds, in random order, on one router without a cache:
     both                   any model and index, adapter and student
 
 nDCG and recall are those of the documents that LanceDB finds in the index of the answer's space.
-`idle` is what the best model finds of the same queries when nothing is late. CPU seconds are of all
-processes of the service, Ray's included.
+`idle` is the result of the best model for the same queries when nothing is late. CPU seconds are of
+all processes of the service, including Ray's.
 
-The first run embeds and trains (`--keep` holds it; with `--prepare` it ends there). The load takes
-some 15 minutes and wants a quiet machine.
+The first run embeds and trains (`--keep` stores the result; `--prepare` stops there). The load
+takes about 15 minutes and needs a quiet machine.
 """
 
 import asyncio
@@ -83,7 +81,7 @@ class AtLoad(NamedTuple):
 
 
 class Finder:
-    """What LanceDB finds for an answer, and how good that is."""
+    """Search results of LanceDB for an answer, and their scores."""
 
     def __init__(self, stage: Stage, judged: Judged) -> None:
         self._stage = stage
@@ -117,7 +115,7 @@ class Queries:
         return self._left.pop()
 
     def every(self) -> list[Text]:
-        """Each once."""
+        """Each query once."""
         return list(self._all)
 
 
@@ -142,7 +140,7 @@ class Driver:
         return Ask(next(self._queries), options, budget_s)
 
     async def rest(self, client: Client) -> None:
-        """What each model finds and takes when nothing else runs, and how much the best can do."""
+        """Results and times of each model on an idle service, and the best model's capacity."""
         best = await self._alone(client, "always best")
         self.idle = {told.ask.text.text: self._finder.scores(told)[0] for told in best if told.body}
         self.idle_s = float(np.median([told.total_s for told in best]))
@@ -162,7 +160,7 @@ class Driver:
     async def turns(
         self, client: Client, load: float, seconds: float, turns: int, budget_s: float
     ) -> dict[str, tuple[list[Scored], float]]:
-        """What each policy's queries found at a load, and the CPU seconds of the service."""
+        """Results of each policy's queries at a load, and the CPU seconds of the service."""
         policies = list(self.stage.collections)
         found: dict[str, list[Scored]] = {policy: [] for policy in policies}
         cpu_s = dict.fromkeys(policies, 0.0)
@@ -186,7 +184,7 @@ class Driver:
         return Scored(in_time, *scores, self.idle[told.ask.text.text])
 
     def _cpu_s(self) -> float:
-        """Of all processes of the service."""
+        """CPU seconds of the service."""
         process = self._running.process
         assert process is not None
         spent = 0.0
@@ -217,7 +215,7 @@ def row_of(name: str, load: float, policy: str, found: Sequence[Scored], cpu_s: 
 
 
 def marks(rows: Sequence[AtLoad]) -> Iterator[tuple[Row, str]]:
-    """Each mark of one set, and where nDCG went."""
+    """Each mark of one set, and an explanation of the loss of nDCG."""
     at = {(row.load, row.policy): row for row in rows}
     busy = [row for row in rows if row.load == LOADS[-1] and row.policy not in FIXED]
     if not busy:
@@ -237,7 +235,7 @@ def marks(rows: Sequence[AtLoad]) -> Iterator[tuple[Row, str]]:
 
 
 def _why(row: AtLoad) -> str:
-    """Where nDCG went."""
+    """Explain the loss of nDCG."""
     late = 1 - row.in_time
     found = row.ndcg / row.in_time if row.in_time else 0.0
     return (
@@ -260,7 +258,7 @@ def table(rows: Sequence[AtLoad]) -> Iterator[str]:
 
 
 def plot(rows: Sequence[AtLoad], path: Path) -> None:
-    """Quality against load, a line a policy, a panel a set."""
+    """Plot quality against load: a line per policy, a panel per set."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -295,7 +293,7 @@ def plot(rows: Sequence[AtLoad], path: Path) -> None:
 async def drive(
     driver: Driver, seconds: float, turns: int, budget_ms: float | None
 ) -> list[AtLoad]:
-    """All loads of one set."""
+    """Run all loads of one set."""
     async with Client(driver._running.url, keeps_bodies=True) as client:
         await driver.rest(client)
         name = driver.stage.name
@@ -322,25 +320,29 @@ async def drive(
     "--keep",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Indexes, adapters and students, between runs.",
+    help="Folder for indexes, adapters and students between runs.",
 )
 @click.option("--set", "names", multiple=True, type=click.Choice(list(SETS)), default=list(SETS))
 @click.option(
     "--general",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A general student of the English set's best model, that its student starts from.",
+    help="General student of the English set's best model, used as a start for its student.",
 )
 @click.option("--min-recall", type=click.FloatRange(0, 1), default=0.9, show_default=True)
-@click.option("--budget-ms", type=click.FloatRange(1), help="[default: 4 times the best's idle]")
+@click.option(
+    "--budget-ms",
+    type=click.FloatRange(1),
+    help="Latency budget. [default: 4 times the best model's idle time]",
+)
 @click.option("--seconds", type=click.FloatRange(1), default=6.0, show_default=True)
 @click.option("--turns", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--prepare", "only_prepare", is_flag=True, help="Embed and train, and end there.")
+@click.option("--prepare", "only_prepare", is_flag=True, help="Embed and train only.")
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--beside",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="What --json wrote of another set; --plot draws it too.",
+    help="Another set's --json file, for --plot to draw too.",
 )
 @to_file
 @click.option("--seed", type=int, default=0)

@@ -1,8 +1,8 @@
-"""What `benchmarks search` needs before any load: an index for each space, an adapter, a student
-and their proofs, made by the commands that a person would use.
+"""Preparation of `benchmarks search`: an index per space, an adapter, a student and their proofs,
+made with the product's commands.
 
-Everything lies in a folder and is made once; an interrupted run goes on. Every document of the set
-is in every fit, and the collections say so (`documents: fixed`).
+Everything is stored in a folder and made once; an interrupted run continues. Every document of the
+set is in every fit, and the collections declare this (`documents: fixed`).
 """
 
 import subprocess
@@ -45,7 +45,7 @@ def prepare(
     general: Path | None,
     min_recall: float,
 ) -> Stage:
-    """Make what is missing, with one router for all of it."""
+    """Build the missing artefacts with one router."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     texts, queries, qrels = _write(judged, folder)
@@ -137,7 +137,7 @@ def _policies(
 
 
 def _write(judged: Judged, folder: Path) -> tuple[str, str, str]:
-    """The set in the files that commands read."""
+    """Write the set in the files that commands read."""
     files = folder / "texts.jsonl", folder / "queries.jsonl", folder / "qrels.tsv"
     for file, rows in zip(files, (judged.documents, judged.queries), strict=False):
         file.write_bytes(b"".join(orjson.dumps(row._asdict()) + b"\n" for row in rows))
@@ -153,7 +153,7 @@ def _run(*arguments: str) -> None:
 
 
 def _try(*arguments: str) -> bool:
-    """Whether the command did it; it says itself why not."""
+    """Run a command; False if it failed (it prints why)."""
     click.echo(f"embedding-router {' '.join(arguments)}", err=True)
     command = [sys.executable, "-m", "router.cli", *arguments]
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0

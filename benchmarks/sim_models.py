@@ -1,9 +1,9 @@
-"""The simulator against a service with real models: `python -m benchmarks sim_models`.
+"""Compare the simulator with a service with real models.
 
 In one run it starts the service of --config, measures profiles through it, sends the same requests
-twice, and simulates the decision log of the first time with these profiles. It prints how far the
-simulator is from the mean of both times, and how far these are from each other: the simulator may
-be off by twice that.
+twice, and simulates the first decision log with these profiles. It prints the difference between
+the simulator and the mean of both runs, and the difference between the runs: the simulator can be
+off by twice that.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ async def capacity(url: str, folder: Path, rng: random.Random) -> float:
 
 
 def profiled(world: World, config: Path, url: str, repeats: int) -> World:
-    """The world with the curves of profiles that are measured through the service now."""
+    """The world with the curves of profiles that are now measured through the service."""
     with tempfile.TemporaryDirectory() as scratch:
         models = dict[str, Model]()
         for name, model in world.models.items():
@@ -88,7 +88,7 @@ def profiled(world: World, config: Path, url: str, repeats: int) -> World:
 
 def logged(world: World, first_s: float, end_s: float, answered: int) -> World:
     """The world with the requests that ended between these times. Raises click.ClickException if
-    they are fewer than were answered, or none of them arrived after the warm-up.
+    fewer are logged than were answered, or if none arrived after the warm-up.
     """
     log = [one for one in world.log if first_s <= one.entry.at_s <= end_s]
     at_s = [one.entry.began_s for one in log]
@@ -111,7 +111,7 @@ def logged(world: World, first_s: float, end_s: float, answered: int) -> World:
     type=click.FloatRange(0.0, min_open=True),
     default=0.4,
     show_default=True,
-    help="Share of the answers that a few clients get per second.",
+    help="Load as a share of the capacity with a few clients.",
 )
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @sample
@@ -168,7 +168,7 @@ def main(
 def compared(
     outcome: Outcome, runs: Sequence[Sequence[Told]], sent: Sequence[Sent]
 ) -> list[dict[str, Any]]:
-    """One row for each figure: simulated, measured twice, and how far off."""
+    """One row per figure: simulated, measured twice, and the difference."""
     counted = [
         [told for each, told in zip(sent, answers, strict=True) if each.at_s >= WARM_S]
         for answers in runs

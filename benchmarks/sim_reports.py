@@ -1,4 +1,4 @@
-"""How old reports may be, by the number of routers, simulated: `python -m benchmarks sim --part
+"""Simulate the effect of stale reports, by the number of routers: `python -m benchmarks sim --part
 reports`.
 """
 

@@ -1,4 +1,4 @@
-"""What the simulated marks and verdicts share: worlds, policies, bounds and rows.
+"""Shared parts of simulated marks and verdicts: worlds, policies, bounds and rows.
 
 100 % load is the rate at which the replicas of the largest model would be fully busy if it answered
 everything.
@@ -26,7 +26,7 @@ WARM = 0.2  # share of them that is not counted
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """One row: what it is, what was simulated, its mark in words, and what others reach."""
+    """One row: its name, the simulated figure, its mark in words, and the figures of others."""
 
     name: str
     what: str
@@ -57,7 +57,7 @@ def way_of(name: str | None = None) -> Way:
 
 
 def at_load(load: float, requests: int = REQUESTS, **changes: Any) -> World:
-    """Independent arrivals at a load, so many requests."""
+    """`count` independent arrivals at a load."""
     world = world_of("load-80")
     traffic = world.scenario.traffic.model_copy(update={"load": load})
     seconds = requests / mean_rate(world.updated(traffic=traffic))
@@ -77,7 +77,7 @@ def bound_of(world: World) -> Bound:
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """The value that so large a share of all lies below."""
+    """The quantile `share`."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 

@@ -1,5 +1,5 @@
-"""How many requests the simulator simulates in a second of one processor core, and what takes the
-time: the modules that a sampler finds at work.
+"""Simulated requests per second of one core, and the modules that take the time, found by a
+sampler.
 """
 
 import signal
@@ -27,7 +27,7 @@ MODULES = {
 
 
 def speed() -> Iterator[Simulated]:
-    """How fast the simulator is."""
+    """Measure the speed of the simulator."""
     world, way = at_load(1.2, REQUESTS), way_of()
     rate = mean_rate(world)
     started = time.process_time()
@@ -38,7 +38,7 @@ def speed() -> Iterator[Simulated]:
 
 
 def where(world: World, way: Way, rate: float) -> str:
-    """The share of a run's processor time in each of its parts."""
+    """CPU share of each part of a run."""
     found = Counter[str]()
 
     def sampled(_: int, frame: FrameType | None) -> None:

@@ -1,8 +1,7 @@
-"""A thousand GPUs at 300,000 requests a second for five seconds, simulated: `python -m benchmarks
-sim_thousand`.
+"""Simulate a thousand GPUs at 300,000 requests per second for five seconds.
 
-The fleet is cut into cells, each with a router of its own for its share of the requests and a
-process of its own. Prints what was simulated, how long it took and the memory of the largest cell.
+The fleet is divided into cells, each with its own router for its share of the requests and its own
+process. Prints the simulated figures, the run time and the memory of the largest cell.
 """
 
 import gc
@@ -30,7 +29,7 @@ class Cell(NamedTuple):
 
 
 def simulate(cell: Cell) -> dict[str, Any]:
-    """One cell; small queries, as 300 requests a second and GPU are."""
+    """Simulate one cell; with small queries, as a GPU gets 300 requests per second."""
     world = world_of("load-80")
     # a fifth of the devices each for the small and the middle model, the rest for the largest
     small, middle = round(0.4 * cell.devices), round(0.2 * cell.devices)

@@ -1,10 +1,9 @@
-"""The simulator against the service: `python -m benchmarks sim_truth` replays the same arrivals
-through both and compares the times that clients see.
+"""Replay the same arrivals through the simulator and the service, and compare latencies.
 
 The service is the whole router in this process, on a real socket, with engines that sleep as long
-as a curve says and answer one call after another. What an idle router adds is measured first and
-is the simulated models' `overhead_s`; all else the simulator must know. Real time: run it on a
-machine with nothing else to do.
+as a curve says and answer one call after another. The overhead of an idle router is measured first
+and becomes the simulated models' `overhead_s`; the simulator must know all else. It runs in real
+time, so use an idle machine.
 """
 
 import asyncio
@@ -43,8 +42,8 @@ class Sent(NamedTuple):
 
 
 def config(overhead_s: float) -> dict[str, Any]:
-    """Two models. Without a tokenizer a router counts a token for three characters of such words,
-    and the engine one for four, so the engine's tokens take a third longer.
+    """Two models. Without a tokenizer a router counts a token per three characters of such words
+    and the engine one per four, so the engine's tokens take a third longer.
     """
 
     def model(times: float, points: float) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def requests(seconds: float, rate: float, rng: Random) -> list[Sent]:
 
 
 async def idle_s(url: str, asks: int) -> list[float]:
-    """Seconds of requests that are sent one after the other; the first ones load what is lazy."""
+    """Seconds of requests that are sent one after another; the first ones trigger lazy loading."""
     took = list[float]()
     async with httpx.AsyncClient(base_url=url, timeout=60.0) as client:
         for number in range(asks):
@@ -95,7 +94,7 @@ async def idle_s(url: str, asks: int) -> list[float]:
 
 
 async def replay(url: str, sent: Sequence[Sent]) -> tuple[list[float], list[str]]:
-    """What clients of the service see: seconds and models."""
+    """Seconds and models of the answers that clients receive."""
     await idle_s(url, 10)
     limits = httpx.Limits(keepalive_expiry=1.0)  # before the server's, which would cut a request
     async with httpx.AsyncClient(base_url=url, timeout=60.0, limits=limits) as client:
@@ -116,7 +115,7 @@ async def replay(url: str, sent: Sequence[Sent]) -> tuple[list[float], list[str]
 
 
 def simulate(sent: Sequence[Sent], seconds: float, overhead_s: float) -> Outcome:
-    """The same arrivals on the virtual clock."""
+    """Simulate the same arrivals on the virtual clock."""
     args = parse_args(config(overhead_s))
     models = build_models(args)
     arrivals = list[Arrival]()

@@ -24,7 +24,9 @@ from router.sim.routers import Corrections
 
 
 def ablations() -> Iterator[Simulated]:
-    """What each learned correction is worth, with profiles that are right and 30 % wrong."""
+    """Value of each learned correction, with profiles that are right and profiles that are 30 %
+    wrong.
+    """
     for error in (1.0, 1.3):
         world = at_load(0.95, profile_error=error)
         full = run(world, way_of())
@@ -88,7 +90,7 @@ def flooded(
     weights: Mapping[str, float] = MappingProxyType({}),
     seconds: float = 4.0,
 ) -> tuple[World, float]:
-    """The tenants that search, at a load, and ingests of so many requests for each of theirs."""
+    """The tenants that search, at a load, and ingests with this many requests for each of them."""
     world = world_of("tenants")
     traffic = world.scenario.traffic
     ingest = traffic.classes["ingest"]
@@ -145,7 +147,7 @@ def ready_s(outcome: Outcome) -> float:
 
 
 def miss_share() -> Iterator[Simulated]:
-    """What the declared share of misses trades: requests on time against points of quality."""
+    """The trade-off of the declared share of misses: requests on time against points of quality."""
     loads = {load: at_load(load) for load in LOADS} | {"burst": world_of("burst")}
     bounds = {load: bound_of(world).quality for load, world in loads.items()}
     own = way_of()

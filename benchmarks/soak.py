@@ -1,11 +1,9 @@
-"""Does it hold? Mixed load for as long as you like with a fault every 20 s: `python -m benchmarks
-soak --seconds 600`.
+"""Long mixed load with a fault every 20 s; checks answers and memory.
 
-The load of `chaos`, one fault after another in an order drawn from a seed. At the end: what became
-of the requests, and the memory of every role before the first fault and after the last. Processes
-that a fault replaced start anew, with nothing in their caches: so that equal is compared with
-equal, memory is looked at both times after load alone, as much as fills the caches and records of
-every router. What then is more than before is a leak.
+The load of `chaos`, with one fault after another in an order drawn from a seed. The result is the
+outcome of the requests, and the memory of every role before the first fault and after the last.
+Replaced processes start with empty caches. Memory is therefore measured both times after load
+alone, enough to fill the caches and records of every router. Growth between the two is a leak.
 """
 
 import asyncio
@@ -41,7 +39,7 @@ FILL_CLIENTS = 16  # who do not pause
 
 
 async def _filled(on: Stage, client: Checked) -> dict[str, float]:
-    """MiB per role, once every router has answered so much that nothing of it fills up any more."""
+    """MiB per role, once every router has answered enough requests to fill its caches."""
 
     async def one() -> None:
         for _ in range(FILL_REQUESTS * REPLICAS["router"] // FILL_CLIENTS):
@@ -58,7 +56,7 @@ async def _inject(
     rng: random.Random,
     said: list[tuple[str, float | None]],
 ) -> None:
-    """Faults, each `EVERY_S` after the one before, or as soon as that has passed."""
+    """Inject faults, each `EVERY_S` after the previous one, or once that one is over."""
     end_s, queue = time.monotonic() + seconds, list[str]()
     while (start_s := time.monotonic()) < end_s - EVERY_S / 2:
         if not queue:
@@ -81,7 +79,7 @@ async def _inject(
 async def soak(
     seconds: float, port: int, seed: int
 ) -> tuple[Result, dict[str, tuple[float, float]]]:
-    """The whole run as one row, and MiB per role before the faults and after them."""
+    """The whole run as one row, and MiB per role before and after the faults."""
     said: list[tuple[str, float | None]] = []
     with tempfile.TemporaryDirectory(prefix="er-soak-", dir="/tmp") as scratch:
         async with (
@@ -126,16 +124,16 @@ async def soak(
     "--allowed-mib",
     default=64.0,
     show_default=True,
-    help="Growth of one role that still counts as flat.",
+    help="Maximum growth of one role's memory.",
 )
 @click.option(
-    "--seed", default=0, show_default=True, help="Of the order of the faults and of the texts."
+    "--seed", default=0, show_default=True, help="Seed for the order of the faults and the texts."
 )
 @to_file
-@click.option("--port", default=8140, show_default=True, help="This one and the next are used.")
+@click.option("--port", default=8140, show_default=True, help="First of two ports to use.")
 def main(seconds: float, allowed_mib: float, seed: int, file: Path | None, port: int) -> None:
-    """Load one service for --seconds with a fault every 20 s; exits 1 where a request was lost or
-    wrong, or memory grew.
+    """Load one service for --seconds with a fault every 20 s; exit 1 if a request is lost or wrong,
+    or memory grows.
     """
     result, memory = asyncio.run(soak(seconds, port, seed))
     click.echo("\n".join([HEAD, row(result), "", f"{'MiB':<22} {'before':>8} {'after':>8}"]))

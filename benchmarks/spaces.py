@@ -1,19 +1,18 @@
-"""What mixing two spaces costs a search, and what adapters between them keep of it: `python -m
-benchmarks spaces --data FOLDER`.
+"""Measure the cost of mixing two spaces, and the search quality that adapters keep.
 
 Real models on SciFact-mini (300 claims, 1,000 abstracts, relevance judged by people): recall@10 and
 nDCG@10.
 
-The trap: all-minilm-l6-v2 and multilingual-e5-small both make 384 dimensions. A router that takes
-whichever is free mixes them in one index, and no error says so; here every text goes to one of the
-two by turns.
+The trap: all-minilm-l6-v2 and multilingual-e5-small both produce 384 dimensions. A router that
+takes whichever is free mixes them in one index, and no error shows it; here every text goes to one
+of the two alternately.
 
-Adapters: fitted on the abstracts alone, on these and their sentences, or on text of another domain
-(sentence pairs, questions of bank customers), and searched with the claims, which no map was fitted
-on. Each is judged twice, with the relevant abstracts in the fit and with these left out of it.
-`--mpnet FOLDER` adds all-mpnet-base-v2 from its folder. `--keep FOLDER` keeps vectors, so that a
-run that was interrupted goes on where it stopped. The last column is what a router says at its
-start to a collection with this adapter; it takes none between models that have no fingerprint.
+Adapters are fitted on the abstracts alone, on these and their sentences, or on text of another
+domain (sentence pairs, questions of bank customers), and searched with the claims, which are in no
+fit. Each is judged twice, with the relevant abstracts in the fit and with these left out of it.
+`--mpnet FOLDER` adds all-mpnet-base-v2 from its folder. `--keep FOLDER` stores vectors, so that an
+interrupted run continues. The last column is the message of a router that starts with a collection
+with this adapter; it accepts none between models without a fingerprint.
 """
 
 import asyncio
@@ -60,7 +59,7 @@ FOREIGN = 6000
 
 
 class Data(NamedTuple):
-    """What is searched, and what maps are fitted on."""
+    """Search data and fit data."""
 
     documents: list[Text]
     queries: list[Text]
@@ -95,7 +94,7 @@ def read_data(folder: Path) -> Data:
 
 
 class Engines:
-    """An Embed over engines of this process, each started when it is needed."""
+    """An Embed over engines of this process, started on demand."""
 
     def __init__(self, args: RouterArgs, stack: AsyncExitStack) -> None:
         self._args, self._stack = args, stack
@@ -108,7 +107,7 @@ class Engines:
 
 
 async def trap(embed: Remembering, data: Data, figures: list[Row]) -> list[str]:
-    """Recall of one model's index, the other's, and the one in which both are mixed."""
+    """Recall of one model's index, the other's, and a mixed one."""
     texts, asked = (
         [document.text for document in data.documents],
         [query.text for query in data.queries],
@@ -150,7 +149,7 @@ async def bridges(
     more: bool,
     figures: list[Row],
 ) -> list[str]:
-    """What each map keeps."""
+    """Recall kept by each map."""
     pairs = [(TABLE, MINILM), (MINILM, E5), (E5, MINILM), (TABLE, E5)]
     if MPNET in args.models:
         pairs += [(MINILM, MPNET), (MPNET, MINILM)]
@@ -193,7 +192,7 @@ async def bridges(
 
 
 def verdict(args: RouterArgs, adapter: Adapter) -> str:
-    """Whether a router with these models starts with a collection that names the adapter."""
+    """Whether a router with these models accepts a collection that names the adapter."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "adapter.npz"
         save(adapter, file)
@@ -206,7 +205,7 @@ def verdict(args: RouterArgs, adapter: Adapter) -> str:
 
 
 def with_mpnet(args: RouterArgs, folder: Path) -> RouterArgs:
-    """The models with all-mpnet-base-v2 among them, served by transformers: vLLM does not have its
+    """The models and all-mpnet-base-v2, served by transformers, as vLLM does not support its
     architecture.
     """
     mpnet = ModelConfig.model_validate(
@@ -223,7 +222,7 @@ def with_mpnet(args: RouterArgs, folder: Path) -> RouterArgs:
 async def measure(
     args: RouterArgs, data: Data, keep: Path | None, methods: Sequence[Method], more: bool
 ) -> list[Row]:
-    """Print both tables; their figures."""
+    """Print both tables; return their figures."""
     figures = list[Row]()
     async with AsyncExitStack() as stack:
         engines = Engines(args, stack)
@@ -244,7 +243,7 @@ async def measure(
 @click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Keep vectors here between runs.",
+    help="Folder for vectors between runs.",
 )
 @click.option(
     "--method",
@@ -257,7 +256,7 @@ async def measure(
 @click.option(
     "--more",
     is_flag=True,
-    help="Fit on sentences and on another domain as well; takes several times as long.",
+    help="Also fit on sentences and on another domain; takes several times as long.",
 )
 @to_file
 def main(

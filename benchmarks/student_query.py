@@ -1,12 +1,10 @@
-"""How long a query takes that a student answers while no model is ready, beside one whose vector is
-in the cache: `python -m benchmarks student_query --student FILE --data FOLDER`.
+"""Time of a student's query against a cached one.
 
-One router with the student's teacher and the student. The teacher makes the vectors of some claims
-of SciFact, which the cache keeps, and then goes to no replica. From then on requests alternate on
-one connection: a claim that is in the cache, and the same claim with a number behind it, which only
-the student can answer. These name the student: a query that does not would call its teacher back,
-and the teacher's start would be measured too. Times are of the whole request, as the client sees
-it.
+One router with the student's teacher and the student. The teacher embeds some claims of SciFact,
+which the cache keeps, and then scales to zero replicas. From then on requests alternate on one
+connection: a cached claim, and the same claim with a number appended, which only the student can
+answer. These requests name the student: otherwise they would wake its teacher, and its start would
+be measured too. Times are of the whole request, at the client.
 """
 
 import http.client
@@ -37,14 +35,14 @@ AWAY_S = 120.0
 
 
 class Found(NamedTuple):
-    """Seconds of the requests of either kind, in the order in which they alternated."""
+    """Seconds of both kinds of requests, in the order in which they alternated."""
 
     cached: list[float]
     taught: list[float]
 
 
 def config_of(config: Path, file: Path, space: Space) -> dict[str, Any]:
-    """The config with the teacher alone, which may go to no replica, and the student."""
+    """The config with the student and its teacher, which can scale to zero replicas."""
     data: dict[str, Any] = yaml.safe_load(config.read_text())
     (one,) = data["applications"]
     args = one["args"]
@@ -131,7 +129,7 @@ def alternate(running: Router, model: str, claims: list[str], requests: int) -> 
 
 
 def ratio_of(found: Found) -> tuple[float, float, float]:
-    """The ratio of the medians, and a 95 % interval of a bootstrap over the pairs."""
+    """The ratio of the medians, and its 95 % bootstrap interval over the pairs."""
     pairs = np.array([found.taught, found.cached])
     rng = np.random.default_rng(0)
     draws = [
@@ -151,12 +149,12 @@ def ratio_of(found: Found) -> tuple[float, float, float]:
     "--student",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A student of one of the config's models.",
+    help="Student file of one of the config's models.",
 )
 @click.option("--requests", type=click.IntRange(10), default=3000, show_default=True)
 @to_file
 def main(config: Path, folder: Path, student: Path, requests: int, file: Path | None) -> None:
-    """Time queries that a student answers beside queries from the cache."""
+    """Compare queries that a student answers with queries from the cache."""
     space = load(student).about.space
     claims = [query.text for query in scifact(folder).queries][:CLAIMS]
     with tempfile.TemporaryDirectory() as scratch:

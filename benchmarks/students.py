@@ -1,18 +1,18 @@
-"""What students of a model keep of its search, on documents that they never saw: `python -m
-benchmarks students --data FOLDER --general general.jsonl`.
+"""Measure the search quality that students keep on documents outside their training.
 
-SciFact-mini: 300 claims searched over 1,000 abstracts, relevance judged by people. `general` knows
-no abstract at all; `general + own` was trained on the abstracts' sentences after that; `own` on
-these alone. Each is judged with the relevant abstracts in its fit and, by folds, with these left
-out. Smaller fits see some of the abstracts and search all of them. `cosine` is the mean cosine of
-the student's and the teacher's vectors of the claims. The last columns are CPU seconds of the
-training of one student, milliseconds of a query (one at a time, one thread, tokeniser included),
-and megabytes of the file. `--set xquad-zh --model multilingual-e5-small` is another teacher, in
+SciFact-mini: 300 claims searched over 1,000 abstracts, relevance judged by people. `general` is
+trained on no abstract; `general + own` is then trained on the abstracts' sentences; `own` on these
+alone. Each is judged with the relevant abstracts in its fit and, by folds, with these left out.
+Smaller fits use some of the abstracts and search all of them. `cosine` is the mean cosine of the
+student's and the teacher's vectors of the claims. The last columns are CPU seconds of the training
+of one student, milliseconds of a query (one at a time, one thread, tokeniser included), and
+megabytes of the file. `--set xquad-zh --model multilingual-e5-small` uses another teacher, in
 Chinese.
 
 `python -m benchmarks general_texts` writes general texts. `--most N` uses the first N of them; the
-figures of each student have their number. `--keep FOLDER` keeps vectors between runs. `--save FILE`
-writes the general student with its proof: documents that it never saw, so both figures are one.
+figures of each student include their number. `--keep FOLDER` keeps vectors between runs. `--save
+FILE` writes the general student with its proof: all documents are outside its training, so both
+figures are the same.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ SIZES = (125, 250, 500)  # of documents in a fit, and then all of them
 
 
 def query_ms(student: Student, queries: list[str]) -> tuple[float, float]:
-    """The median and the 99th percentile of one query at a time."""
+    """The median and the 99th percentile of single queries."""
     student.encode(queries[:50])
     took = []
     for query in queries:
@@ -84,7 +84,7 @@ class Asked(NamedTuple):
 
 
 def line(name: str, documents: int, made: Distilled, queries: Asked) -> Iterator[Row]:
-    """Print one line of the table; its figures."""
+    """Print one line of the table; return its figures."""
     student = made.student
     proof = student.about.proof
     assert proof is not None
@@ -105,14 +105,14 @@ def line(name: str, documents: int, made: Distilled, queries: Asked) -> Iterator
 
 
 def likeness(vectors: Vectors) -> float:
-    """The mean cosine of two different vectors of length 1."""
+    """The mean cosine of two sets of unit vectors."""
     count = len(vectors)
     total = vectors.sum(axis=0, dtype=np.float64)
     return float((total @ total - count) / (count * (count - 1)))
 
 
 def some(data: Judged, count: int) -> Material:
-    """A fit on `count` of the documents, a search over all."""
+    """A fit on `count` of the documents, and a search over all."""
     order = np.random.default_rng(0).permutation(len(data.documents))[:count]
     fitted = [data.documents[place] for place in sorted(order.tolist())]
     return Material(fitted, data.documents, data.queries, data.relevant)
@@ -128,7 +128,7 @@ async def measure(
     keep: Path | None,
     output: Path | None,
 ) -> list[Row]:
-    """Print the table, and write the general student; its figures."""
+    """Print the table and write the general student; return the figures."""
     args, _ = application(config)
     model = args.models[name]
     assert model.fingerprint is not None
@@ -190,29 +190,29 @@ async def measure(
 @with_config
 @whole
 @click.option("--set", "name", type=click.Choice(list(SETS)), default="scifact", show_default=True)
-@click.option("--model", default=MINILM, show_default=True, help="The teacher.")
+@click.option("--model", default=MINILM, show_default=True, help="Teacher model.")
 @click.option(
     "--general",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="General texts; without them only `own` is measured.",
+    help="File of general texts; without it, only `own` is measured.",
 )
 @click.option(
     "--most",
     type=click.IntRange(1),
-    help="Use the first N general texts, where a teacher is too slow for all.",
+    help="Use only the first N general texts, for slow teachers.",
 )
 @click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Keep vectors here between runs.",
+    help="Folder for vectors between runs.",
 )
-@click.option("--words", default=MOST_WORDS, show_default=True, help="Rows of words, at most.")
+@click.option("--words", default=MOST_WORDS, show_default=True, help="Maximum number of word rows.")
 @click.option(
     "--save",
     "output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the general student here.",
+    help="File for the general student.",
 )
 @to_file
 def main(

@@ -1,12 +1,12 @@
-"""The service with a switch for its metrics, traces and keys: what they cost can then be told
-within one life of one process.
+"""The service with a switch for its metrics, traces and keys, so that one process can be measured
+with and without them.
 
-`benchmarks.switched:build` takes the place of `deployments.app:build` in a config that has all
-three. POST /switch/metrics+keys, say, and from the next request on every router and replica has
-these two and no traces; /switch/ is without all. Metrics are counting, publishing and vLLM's
-statistics; traces our spans; keys the search for the key, its limits and their headers. The answer
-says how many requests for embeddings were answered, by when, and what processor time router and
-replicas took: `before` the switch, and `after` it.
+`benchmarks.switched:build` replaces `deployments.app:build` in a config that enables all three.
+After POST /switch/metrics+keys, for example, every router and replica has these two and no traces;
+/switch/ disables all. Metrics are counting, publishing and vLLM's statistics; traces are our spans;
+keys are the search for the key, its limits and their headers. The answer has the number of answered
+embedding requests, the time, and the CPU time of router and replicas: `before` the switch, and
+`after` it.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ PlainRouter: Any = Router.__mro__[1]  # without what Serve puts around it
 
 
 class Standing(NamedTuple):
-    """What was done by a moment."""
+    """Counters at one moment."""
 
     answered: int
     at_s: float
@@ -43,7 +43,7 @@ class Standing(NamedTuple):
 
 
 class SwitchedApplication(Application):
-    """Answers POST /switch/... too."""
+    """The application, which also answers POST /switch/..."""
 
     answered = 0
 
@@ -94,8 +94,8 @@ class SwitchedRouter(PlainRouter):  # type: ignore[misc]  # Serve's class is kno
         return application
 
     async def switch(self, parts: frozenset[str]) -> float:
-        """Have these parts only, here and at every replica of every model; returns what these took
-        of the processor.
+        """Enable only these parts, here and at every replica of every model; return the replicas'
+        CPU time.
         """
         if not hasattr(self, "everything"):
             self.everything = self.access, self.service.events, self.tracing
@@ -122,7 +122,7 @@ class SwitchedEmbedder(Embedder):
     """One replica with its switch."""
 
     async def switch(self, parts: frozenset[str]) -> float:
-        """Have these parts only; returns the processor time that this process took."""
+        """Enable only these parts; return the CPU time of this process."""
         if not hasattr(self, "traced"):
             self.traced = self._tracing
         self._tracing = self.traced if "traces" in parts else None
@@ -146,5 +146,5 @@ def _switch(publisher: Publisher | None, on: bool) -> None:
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """As `deployments.app:build`."""
+    """Build the application as `deployments.app:build` does."""
     return assembled(args, SwitchedRouter, SwitchedEmbedder)

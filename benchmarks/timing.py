@@ -1,15 +1,14 @@
-"""What does the time of an answer tell one key of what another key embedded? `python -m benchmarks
-timing [--texts N] [--json FILE]`.
+"""Test for a timing side channel between keys.
 
 The models of `configs/local.yaml` with two keys, once with `cache.scope: shared` and once with
-`key`. The first key embeds half of the texts. The second one then asks for all of them in random
-order, each once. Compared are the client's clock and the figures that the service returns: of all
-pairs of a text that was embedded before and one that was not, the share in which the first has the
-lower figure. It is 0.5 where a figure tells nothing and 1 where it tells everything.
+`key`. The first key embeds half of the texts. The second one then requests all of them in random
+order, each once. The client's clock and the figures that the service returns are compared over all
+pairs of a known and a new text: the share in which the known text has the lower figure. It is 0.5
+if a figure reveals nothing and 1 if it reveals everything.
 
-The Mann-Whitney test (two-sided) says how probable such a share is by chance. With `key` no figure
-may lie below 0.001. With `shared` every figure must: this shows that the test finds a difference
-where there is one.
+The Mann-Whitney test (two-sided) gives the probability of such a share by chance. With `key`, no
+figure may have one below 0.001. With `shared`, every figure must: this shows that the test finds a
+difference if there is one.
 """
 
 import asyncio
@@ -38,7 +37,7 @@ Ask = Callable[[aiohttp.ClientSession, str, str, str], Awaitable[Seen]]
 
 
 class Told(NamedTuple):
-    """What one figure tells."""
+    """Result of one statistic."""
 
     figure: str
     share: float  # of the pairs in which the known text has the lower one
@@ -47,7 +46,7 @@ class Told(NamedTuple):
 
 
 def judged(figure: str, known: Sequence[float], new: Sequence[float]) -> Told:
-    """How far the values of known texts lie below those of new ones."""
+    """Compare the values of known texts with those of new ones."""
     ones, others = np.asarray(known), np.asarray(new)
     both = np.concatenate([ones, others])
     right = max(float((ones <= limit).sum() + (others > limit).sum()) for limit in both)
@@ -80,7 +79,7 @@ def texts(count: int, rng: random.Random) -> list[str]:
 
 
 async def embed(session: aiohttp.ClientSession, key: str, text: str, model: str) -> Seen:
-    """One text for one key."""
+    """Embed one text for one key."""
     start_s = time.perf_counter()
     async with session.post(
         "/v1/embeddings",
@@ -99,7 +98,7 @@ async def embed(session: aiohttp.ClientSession, key: str, text: str, model: str)
 
 
 async def route(session: aiohttp.ClientSession, key: str, text: str, model: str) -> Seen:
-    """What /v1/route says of one text."""
+    """The `/v1/route` response for one text."""
     async with session.post(
         "/v1/route",
         json={"input": text, "model": model},
@@ -111,7 +110,7 @@ async def route(session: aiohttp.ClientSession, key: str, text: str, model: str)
 
 
 async def probe(url: str, count: int, model: str, seed: int) -> list[Told]:
-    """What each figure tells the second key."""
+    """Measure each statistic for the second key."""
     rng = random.Random(seed)
     async with aiohttp.ClientSession(url) as session:
         for key in KEYS:
@@ -126,8 +125,8 @@ async def probe(url: str, count: int, model: str, seed: int) -> list[Told]:
 async def compared(
     session: aiohttp.ClientSession, ask: Ask, count: int, model: str, rng: random.Random
 ) -> list[Told]:
-    """Have the first key embed `count` texts, and ask for these and as many new ones by the other
-    key.
+    """Have the first key embed `count` texts, then request these and as many new ones with the
+    other key.
     """
     known, new = texts(count, rng), texts(count, rng)
     for text in known:
@@ -148,13 +147,15 @@ async def compared(
     default=400,
     type=click.IntRange(50),
     show_default=True,
-    help="Known ones, and as many new ones.",
+    help="Number of known texts, and of new ones.",
 )
 @click.option("--model", default="all-minilm-l6-v2", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @to_file
 def main(count: int, model: str, seed: int, file: Path | None) -> None:
-    """Test what timing tells one key of another; exits 1 where `key` tells anything."""
+    """Test whether timing reveals one key's texts to another; exit 1 if it does with `cache.scope:
+    key`.
+    """
     keys = {name: {"hash": hash_of(key)} for name, key in KEYS.items()}
     found = list[Row]()
     for scope in ("shared", "key"):

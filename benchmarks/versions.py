@@ -1,10 +1,9 @@
-"""Requests through this checkout and another one, alternately: `python -m benchmarks versions
-FOLDER`, where FOLDER is a worktree of the other version.
+"""Compare this checkout with another one: CPU time per request and requests/s.
 
-Both services run at once on the checkpoint of `make bench`. Its points are measured in both by
-turns, in the other order each round. A ratio is this checkout's figure divided by the other's in
-the same round; the median over rounds has a 90 % interval by resampling. Marks: at most 1.03 times
-the processor time of a request, and an interval of requests per second that holds 1 or lies above.
+Both services run at once on the checkpoint of `make bench`. Its points are measured alternately in
+both; the order changes each round. A ratio is this checkout's figure divided by the other's in the
+same round; the median over rounds has a 90 % bootstrap interval. Marks: at most 1.03 times the CPU
+time of a request, and an interval of requests per second that includes 1 or lies above it.
 """
 
 import statistics
@@ -55,14 +54,22 @@ def compared(name: str, here: list[Measured], there: list[Measured]) -> list[Row
 @click.option(
     "--points",
     default=ONE_MODEL,
-    help="Names of points of `make bench`, with commas between, or their beginnings.",
+    help="Comma-separated names of points of `make bench`, or their beginnings.",
 )
 @click.option("--seconds", default=4.0, type=click.FloatRange(1), show_default=True)
 @click.option(
-    "--rounds", default=8, type=click.IntRange(2), show_default=True, help="Of the short points."
+    "--rounds",
+    default=8,
+    type=click.IntRange(2),
+    show_default=True,
+    help="Rounds of the short points.",
 )
 @click.option(
-    "--other-rounds", default=4, type=click.IntRange(2), show_default=True, help="Of the others."
+    "--other-rounds",
+    default=4,
+    type=click.IntRange(2),
+    show_default=True,
+    help="Rounds of the other points.",
 )
 @to_file
 @kept

@@ -1,10 +1,10 @@
-"""Where the time of a median request goes: `python -m benchmarks where --point "short c=32"`.
+"""Show the stages of a median request, in milliseconds.
 
 Starts the router and one model as `make bench` does, with `stamps: true`, loads them, and reads the
-stamps of the last 200 requests once a second (router/stamps.py says what each means). The requests
-between the 40th and the 60th percentile of the router's own time are the median ones, and a row is
-the mean of their time from one stamp to the next. The last row is what the client waits for outside
-the router: in itself, in HAProxy, in the kernel.
+stamps of the last 200 requests once a second (router/stamps.py explains each). The requests between
+the 40th and the 60th percentile of the router's own time are the median ones; a row is the mean of
+their time from one stamp to the next. The last row is the time outside the router: in the client,
+in HAProxy and in the kernel.
 """
 
 import statistics
@@ -78,9 +78,7 @@ def stages(seen: Sequence[Stamps]) -> dict[str, float]:
 
 
 def texts_a_call(sizes: Sequence[int]) -> float | None:
-    """Texts a call, from those of the call of each sampled request: a large call is seen more
-    often.
-    """
+    """Texts per call, weighted by the sampled requests: large calls are sampled more often."""
     return statistics.harmonic_mean(sizes) if sizes else None
 
 
@@ -114,7 +112,7 @@ def main(
     file: Path | None,
     folder: Path,
 ) -> None:
-    """Print where the time of the median request of a point goes."""
+    """Print the stages of the median request of a point."""
     models = sorted({model for point in points for model in POINTS[point].shape.models})
     answers = []
     with tempfile.TemporaryDirectory(prefix="bench-") as made:

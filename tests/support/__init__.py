@@ -1,1 +1,1 @@
-"""What several tests need: real files and small fakes."""
+"""Shared parts of tests: real files and small fakes."""

@@ -1,5 +1,5 @@
-"""Small made texts of every kind that `embedding-router advise` reads, whose right answers are
-known.
+"""Small generated inputs of every kind that `embedding-router advise` reads, with known right
+answers.
 """
 
 import csv
@@ -31,7 +31,7 @@ def labelled() -> list[tuple[str, str]]:
 
 
 def write(folder: Path) -> dict[str, Path]:
-    """One file of each kind."""
+    """Write one file of each kind."""
     rows = labelled()
     files = {
         name: folder / name

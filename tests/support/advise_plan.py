@@ -1,6 +1,4 @@
-"""Tasks with planted scores: what is better where is known, so that what is found can be compared
-with it.
-"""
+"""Tasks with planted scores, so that findings can be compared with the truth."""
 
 from collections.abc import Mapping, Sequence
 
@@ -42,8 +40,8 @@ def plan(models: Sequence[str] = MODELS) -> Plan:
 def task(
     name: str, units: Sequence[Unit], chances: Mapping[str, Sequence[float]], seed: int = 1
 ) -> Task:
-    """Each model is right on each unit with its own chance, and what is hard for one is hard for
-    all.
+    """A task in which each model is right on each unit with its own chance; a unit that is hard for
+    one is hard for all.
     """
     luck = np.random.default_rng(seed).random(len(units))
     scores = {model: (luck < np.array(own)).astype(np.float64) for model, own in chances.items()}
@@ -51,5 +49,5 @@ def task(
 
 
 def timing(model: str, device_s_per_token: float) -> Timing:
-    """Latencies do not matter here."""
+    """Constant latencies, which do not matter here."""
     return Timing(10, 1.0, 2.0, 1.0, 2.0, 0.9, 10.0, device_s_per_token, 1.0, None, None)

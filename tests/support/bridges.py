@@ -1,5 +1,5 @@
-"""Fingerprints, adapters and students of fake models, made in a moment: what the commands of these
-names make of real ones.
+"""Fingerprints, adapters and students of fake models, made in a moment like the commands of these
+names make real ones.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from router.strict import parse_args
 
 
 async def fingerprint_of(args: RouterArgs, model: str) -> Fingerprint:
-    """What the engine of `model` makes of the probes."""
+    """The vectors of the probes by the engine of `model`."""
     config = args.models[model]
     probes = probes_of(Preparer(args), model, config.max_tokens)
     engine = engines.create(config, None)
@@ -54,14 +54,14 @@ async def with_fingerprints(args: Mapping[str, Any], folder: Path) -> dict[str, 
 
 
 def kept_of(recall: float, ndcg: float) -> Kept:
-    """Figures of 300 queries with an interval of two points either way."""
+    """Figures of 300 queries with an interval of two points on either side."""
     return Kept(300, recall, recall - 0.02, recall + 0.02, ndcg, ndcg - 0.02, ndcg + 0.02, 0.8, 0.7)
 
 
 def proof_of(
     unseen: float, fitted: float | None = None, by_language: Mapping[str, float] | None = None
 ) -> Proof:
-    """The proof of an encoder that keeps these shares of the recall; in the fit a point more."""
+    """The proof of an encoder that keeps these shares of the recall; a point more in the fit."""
     of = {name: kept_of(recall, recall) for name, recall in (by_language or {}).items()}
     inside = kept_of(min(1.0, unseen + 0.01) if fitted is None else fitted, unseen)
     return Proof("judgements", inside, kept_of(unseen, unseen), of, of)
@@ -75,8 +75,8 @@ def write_adapter(
     recall: float = 0.97,
     change: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """The path of a new adapter between models that have fingerprints: a random map that says it
-    keeps `recall`.
+    """Write an adapter between models that have fingerprints, a random map with this `recall` in
+    its proof; return its path.
     """
     into, dimensions = Space.parse(target), args["models"][source]["dimensions"]
     rng = np.random.default_rng(abs(hash((source, target))) % 2**32)
@@ -111,8 +111,8 @@ def write_student(
     recall: float = 0.97,
     change: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """The path of a new student of a model that has a fingerprint: random rows for `WORDS` that say
-    they keep `recall`.
+    """Write a student of a model that has a fingerprint, random rows for `WORDS` with this
+    `recall`; return its path.
     """
     into = Space.parse(target)
     rng = np.random.default_rng(len(list(folder.iterdir())))
@@ -140,7 +140,7 @@ def write_student(
 def write_measured(
     args: Mapping[str, Any], folder: Path, space: str, kept: Mapping[str, float]
 ) -> str:
-    """The path of a new file of what models or spaces keep of `space`."""
+    """Write a file of the recall that models or spaces keep of `space`; return its path."""
     models = {Space.parse(space).model} | {
         name if name in args["models"] else Space.parse(name).model for name in kept
     }

@@ -25,7 +25,7 @@ OPTIONS = (
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A running browser; gone after the block."""
+    """A running browser, closed after the block."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
         try:

@@ -1,4 +1,4 @@
-"""Counts calls of functions as they run, without a change to what is counted."""
+"""Count function calls without changing the functions."""
 
 import sys
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Called:
-    """How often each of some Python functions is called on this thread within a block."""
+    """Counts of calls of some Python functions on this thread within a block."""
 
     def __init__(self, **functions: Callable[..., Any]) -> None:
         self._names = {function.__code__: name for name, function in functions.items()}

@@ -1,5 +1,5 @@
-"""Ray clusters of several nodes on this machine, with Serve on them; everything that was started is
-gone afterwards.
+"""Ray clusters of several nodes on this machine, with Serve on them; everything is stopped
+afterwards.
 
 `nodes` starts a raylet per node, which tests add and remove. `autoscaled` starts only a head, and
 Ray's own autoscaler adds nodes of declared types where replicas wait for resources and removes them
@@ -47,7 +47,7 @@ class Service:
         )
 
     def submit(self, config: Mapping[str, Any]) -> None:
-        """Deploy a Serve config and wait for nothing."""
+        """Deploy a Serve config without waiting."""
         self._client.deploy_apps(ServeDeploySchema.model_validate(config), _blocking=False)
 
     def deploy(self, config: Mapping[str, Any], wait_s: float = WAIT_S) -> None:
@@ -230,7 +230,7 @@ def _service(address: str, proxies: str) -> Iterator[Service]:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder with a short name: sockets live in it."""
+    """A folder with a short name, for sockets."""
     path = Path(tempfile.mkdtemp(prefix="er-", dir="/tmp"))
     try:
         yield path
@@ -239,8 +239,8 @@ def _scratch() -> Iterator[Path]:
 
 
 def _end(pid: int, scratch: Path) -> None:
-    """End the head, its descendants, and the nodes that the autoscaler started: they name the
-    cluster's own folder.
+    """Stop the head, its descendants, and the nodes that the autoscaler started, which name the
+    cluster's folder.
     """
     found = {pid: psutil.Process(pid)} if psutil.pid_exists(pid) else {}
     for process in psutil.process_iter():

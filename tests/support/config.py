@@ -1,4 +1,4 @@
-"""A small config with every kind of section, and a way to change one place of it."""
+"""A small config with every kind of section, and a function that changes one value in it."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ ARGS: dict[str, Any] = {
 
 
 def put(data: Any, place: str, value: Any) -> None:
-    """Set the value at a dotted place, `a.0.b`; GONE takes the key away."""
+    """Set the value at a dotted path such as `a.0.b`; GONE removes the key."""
     *parts, last = [int(part) if part.isdigit() else part for part in place.split(".")]
     for part in parts:
         data = data[part]

@@ -1,4 +1,4 @@
-"""A tokenizer that counts the texts and characters it was given."""
+"""A tokenizer that counts the texts and characters it receives."""
 
 from collections.abc import Sequence
 

@@ -10,7 +10,7 @@ from router.rules import Floor, Policy
 
 
 class Verdict(NamedTuple):
-    """What the oracle decides."""
+    """The oracle's decision."""
 
     model: str | None
     reason: str
@@ -24,7 +24,7 @@ def step_s(curve: Curve, tokens: float, tokens_sq: float, texts: float) -> float
 
 
 def total_s(curve: Curve, load: Load, work: Work) -> float:
-    """The prediction, step by step; for work that fits into a step, or one replica."""
+    """The prediction, step by step, for one replica or for work that fits into a step."""
     if work.texts == 0:
         return 0.0
     size, seconds, ahead, left = curve.batch_tokens, load.running_rest_s, load.ahead_tokens, 0
@@ -43,7 +43,7 @@ def total_s(curve: Curve, load: Load, work: Work) -> float:
 
 
 def points(model: Model, features: Features) -> float | None:
-    """Of one text."""
+    """Points of one text."""
     names = [features.language or "default", "default"]
     if features.mixed:
         names.insert(0, "mixed")
@@ -53,7 +53,7 @@ def points(model: Model, features: Features) -> float | None:
 
 
 def holds(floor: Floor, features: Features, longest: int, side: str | None) -> bool:
-    """Whether a rule speaks of one text."""
+    """Whether a rule matches one text."""
     said = [
         floor.min_tokens is None or longest >= floor.min_tokens,
         floor.max_tokens is None or longest <= floor.max_tokens,
@@ -69,9 +69,7 @@ def holds(floor: Floor, features: Features, longest: int, side: str | None) -> b
 
 
 def best(names: list[str], models: Mapping[str, Model], features: Features) -> str:
-    """The largest one, unless its figure is known and others are known to be better: then the best
-    of those, the largest of equals.
-    """
+    """The largest, or the best of those known to be better."""
     by_rank = sorted(names, key=lambda name: models[name].rank)
     largest = points(models[by_rank[-1]], features)
     if largest is None:
@@ -82,7 +80,7 @@ def best(names: list[str], models: Mapping[str, Model], features: Features) -> s
 
 
 def fewer(one: Model, other: Model, features: Features) -> bool:
-    """Whether one model has fewer points than another; a lower rank, where a figure is missing."""
+    """Whether one model has fewer points than another, or a lower rank if a figure is missing."""
     mine, theirs = points(one, features), points(other, features)
     return one.rank < other.rank if mine is None or theirs is None else mine < theirs
 

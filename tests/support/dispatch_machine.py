@@ -35,14 +35,14 @@ SHORT = Curve(0.001, 0.001, 0.0001, 0.0, BATCH)
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Chunk(router.calls.Chunk):
-    """A chunk that a test knows by its number."""
+    """A chunk, identified by a number."""
 
     number: int
 
 
 @dataclass(slots=True)
 class Failure:
-    """Why a text has no vector."""
+    """The reason why a text has no vector."""
 
     code: str
     message: str
@@ -65,7 +65,7 @@ Call = CallInFlight[Chunk]
 
 
 class DispatchMachine:
-    """The state, and a shell that only keeps what it is told."""
+    """The state, and a shell that records instructions."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class DispatchMachine:
         end_turn: bool = True,
         sender: Sender = ANY_SENDER,
     ) -> list[Chunk]:
-        """One request; each length is a chunk of one text."""
+        """Submit one request; each length is a chunk of one text."""
         made = []
         for length in lengths:
             chunk = Chunk(
@@ -143,7 +143,7 @@ class DispatchMachine:
         return made
 
     def cancel(self, chunk: Chunk) -> None:
-        """The caller leaves, unless the chunk has ended."""
+        """Cancel the caller's request, unless the chunk has ended."""
         if not chunk.done:
             self.cancelled.add(chunk.number)
             self.execute(self.state.chunk_cancelled(chunk))
@@ -157,7 +157,7 @@ class DispatchMachine:
             self.end_turn()
 
     def end_turn(self) -> None:
-        """The shell has read what came, and the callers of a reply have run."""
+        """End the turn of the event loop."""
         if self.timers.pop(Timer.TURN, None) is not None:
             self.execute(self.state.timer_ended(Timer.TURN, self.now))
 
@@ -185,7 +185,7 @@ class DispatchMachine:
         self.execute(self.state.replicas_changed(posted, self.now))
 
     def move(self, seconds: float) -> None:
-        """So much later; the timers that end by then have ended in order."""
+        """Advance the clock; due timers fire in order."""
         until_s = self.now + seconds
         while self.timers:
             timer = min(self.timers, key=lambda one: self.timers[one])
@@ -196,7 +196,7 @@ class DispatchMachine:
         self.now = until_s
 
     def answer_all(self) -> None:
-        """Answer what is open, and what is sent when that is answered."""
+        """Answer open calls until none is left."""
         while self.open:
             if (call := self.open[0]) in self.to_cancel:
                 self.end_cancelled(call)
@@ -258,7 +258,7 @@ class DispatchMachine:
                 self._launched[kind] = chunk.number
 
     def _check(self) -> None:
-        """The laws that hold after every event."""
+        """Check the laws that hold after every event."""
         open_calls = [call for call in self.open if call.open]
         assert len(open_calls) == self.state.calls_open
         in_flight = Counter(call.at for call in open_calls)

@@ -1,5 +1,5 @@
-"""A server for the short way of a request: real sockets, real uvicorn, and an application that says
-what it was given.
+"""A server for tests of the fast path: real sockets, uvicorn and an application that echoes its
+request.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from router.errors import RequestTooLarge
 
 
 class Counts:
-    """Serve's counts of requests, of which a test sees every change."""
+    """Serve's counts of requests; a test sees every change."""
 
     def __init__(self) -> None:
         self.running = self.ended = 0
@@ -46,9 +46,7 @@ class Counts:
 
 
 class Replica:
-    """Serve's replica, as far as the listener looks at it; what comes its own way is answered
-    `slow`.
-    """
+    """The parts of Serve's replica that the fast path uses; other requests are answered `slow`."""
 
     def __init__(self, prefix: str = "/", **changed: Any) -> None:
         self._metrics_manager, self._route_prefix = Counts(), prefix
@@ -63,8 +61,8 @@ class Replica:
 
 
 class Echo:
-    """An application that answers with what it was asked, once it has the whole body; `answer`
-    replaces that.
+    """An application that echoes each request once it has the whole body; `answer` replaces the
+    echo.
     """
 
     def __init__(self) -> None:
@@ -109,7 +107,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 class Stage:
-    """A server, and the bytes that go to it and come from it."""
+    """A server, and the bytes sent and received."""
 
     def __init__(self, replica: Replica, echo: Echo, port: int, server: uvicorn.Server) -> None:
         self.counts: Counts = replica._metrics_manager
@@ -126,7 +124,7 @@ class Stage:
     async def ask(
         self, request: bytes, answers: int = 1
     ) -> list[tuple[bytes, dict[bytes, bytes], bytes]]:
-        """Send `request` and read so many answers: status line, headers, body."""
+        """Send `request` and read this many responses: status line, headers, body."""
         async with self.connected() as (reader, writer):
             writer.write(request)
             return [await read(reader) for _ in range(answers)]
@@ -140,7 +138,7 @@ async def read(reader: asyncio.StreamReader) -> tuple[bytes, dict[bytes, bytes],
 
 
 class PromptServer(uvicorn.Server):
-    """Ends as soon as it shall, not at uvicorn's next tick of 0.1 s."""
+    """Stop at once, not at uvicorn's next tick of 0.1 s."""
 
     async def main_loop(self) -> None:
         await self.on_tick(0)

@@ -1,4 +1,4 @@
-"""A disk that is full, for as long as a block."""
+"""A full disk during a block."""
 
 import resource
 import signal
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_room() -> Iterator[None]:
-    """Files cannot grow: a write fails as it does on a full disk."""
+    """Let files no longer grow: a write fails as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))

@@ -1,6 +1,4 @@
-"""A transport that a test works by hand: calls stay open until the test answers, fails or loses
-them.
-"""
+"""A transport controlled by the test: calls stay open until the test answers or loses them."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -26,7 +24,7 @@ class OpenCall:
 
     @property
     def firsts(self) -> list[int]:
-        """The first token id of each text, by which a test knows it."""
+        """The first token id of each text, which identifies it in tests."""
         assert self.call.ids is not None
         starts = np.concatenate([[0], np.cumsum(self.call.lengths)[:-1]])
         return [int(self.call.ids[start]) for start in starts]
@@ -34,7 +32,7 @@ class OpenCall:
     def answer(
         self, failed: dict[int, Failure] | None = None, stamps: tuple[float, ...] = ()
     ) -> None:
-        """Every vector holds its text's first token id."""
+        """Answer with vectors that hold their text's first token id."""
         rows = np.repeat(np.array(self.firsts, np.float32)[:, None], self.width, axis=1)
         tokens = [int(length) for length in self.call.lengths]
         counters = Counters(0, 0.0)
@@ -43,25 +41,25 @@ class OpenCall:
         )
 
     def lose(self) -> None:
-        """The replica died."""
+        """Report that the replica died."""
         self.future.set_exception(ReplicaLost("killed"))
 
     def hang_up(self) -> None:
-        """The line to the replica broke."""
+        """The connection broke."""
         self.future.set_exception(ConnectionLost("broken"))
 
     def fail(self) -> None:
-        """The engine raised something."""
+        """Report an error of the engine."""
         self.future.set_exception(ValueError("poison"))
 
     def refuse(self, retry_after_s: float) -> None:
-        """What is behind the engine takes no more for now."""
+        """The server behind the engine is overloaded."""
         self.future.set_exception(EngineOverloaded("429", retry_after_s))
 
 
 @dataclass
 class HandTransport:
-    """Keeps what was sent; `open` are the calls that wait for their answer."""
+    """Records calls; `open` are the calls without an answer."""
 
     width: int = 4
     woken: list[str] = field(default_factory=list)
@@ -86,7 +84,7 @@ class HandTransport:
         self.woken.append(model)
 
     async def answer_all(self) -> None:
-        """Answer what is open, and what is sent when that is answered."""
+        """Answer open calls until none is left."""
         await settle()
         while self.open:
             for call in self.open:
@@ -95,6 +93,6 @@ class HandTransport:
 
 
 async def settle() -> None:
-    """Let everything run that can run now."""
+    """Run the loop until it is idle."""
     for _ in range(20):
         await asyncio.sleep(0)

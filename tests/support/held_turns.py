@@ -1,4 +1,4 @@
-"""Turns on the event loop that come when the test says so."""
+"""Event-loop turns released by the test."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from deployments.service.turns import Turns
 
 
 class HeldTurns(Turns):
-    """Each turn waits for a release of `allowed`."""
+    """Turns that each wait for a release of `allowed`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A Serve application that starts at once, for tests of what surrounds the real one."""
+"""A Serve application that starts at once, for tests of its surroundings."""
 
 import asyncio
 from pathlib import Path
@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 
 @serve.deployment(name="hello", max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.1})
 class Hello:
-    """Answers every path with its word, or fails to start for the reason given.
+    """Answer every path with a fixed text, or fail to start for the given reason.
 
     A query `until=FILE` makes it write FILE.here and wait for FILE.
     """

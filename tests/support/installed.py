@@ -1,4 +1,4 @@
-"""Run beside an installed wheel: serve from it, open its pages, and print what was found as JSON.
+"""Run beside an installed wheel: serve from it, open its pages, and print the findings as JSON.
 
 python -m tests.support.installed
 """

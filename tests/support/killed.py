@@ -1,4 +1,4 @@
-"""A command that writes Parquet parts, killed in the middle of one."""
+"""Kill a command that writes Parquet parts in the middle of one."""
 
 import signal
 import subprocess
@@ -12,9 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def killed_after(parts: int, arguments: list[str], folder: Path, router: LocalRouter) -> int:
-    """Kill the command in the middle of the part after so many, and say how many there were in the
-    end.
-    """
+    """Kill the command during a part; return the number of finished parts."""
 
     def written() -> int:
         return len(list(folder.rglob("*.parquet")))

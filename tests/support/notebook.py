@@ -1,4 +1,4 @@
-"""Runs a notebook of the documentation and compares what it says with what stands in it."""
+"""Run a notebook of the documentation and compare its output with the stored output."""
 
 import re
 from collections.abc import Iterator
@@ -10,23 +10,21 @@ from nbformat import NotebookNode
 
 
 def read(path: Path) -> NotebookNode:
-    """The notebook as it stands in its file."""
+    """The notebook as stored in its file."""
     found: NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     return found
 
 
 def executed(path: Path, timeout_s: int = 120) -> NotebookNode:
-    """The notebook with the outputs of a run of its own; raises CellExecutionError where a cell
-    fails.
-    """
+    """The notebook with the outputs of a new run; raises CellExecutionError if a cell fails."""
     notebook = read(path)
     NotebookClient(notebook, timeout=timeout_s, kernel_name="python3").execute()
     return notebook
 
 
 def said(notebook: NotebookNode) -> Iterator[tuple[str, str | None]]:
-    """The source of every cell of code, and its output without the figures; None where a tag says
-    that it varies.
+    """The source and output of every code cell, without figures; None if a tag marks the output as
+    variable.
     """
     for cell in notebook.cells:
         if cell.cell_type == "code":

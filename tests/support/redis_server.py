@@ -1,4 +1,4 @@
-"""A real Redis of the test's own, on a unix socket in its folder."""
+"""A real Redis for one test, on a unix socket in its folder."""
 
 import shutil
 import signal
@@ -15,7 +15,7 @@ needs_redis = needs("redis-server")
 
 
 class RedisServer:
-    """Started, paused, killed and started again by a test."""
+    """A server that a test starts, pauses, kills and restarts."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = folder / "r.sock"
@@ -50,7 +50,7 @@ class RedisServer:
             probe.connect(str(self._socket))
 
     def pause(self) -> None:
-        """Take every command and answer none."""
+        """Stop answering (SIGSTOP)."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -75,7 +75,7 @@ class RedisServer:
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[RedisServer]:
-    """A server that is ready; gone after the block."""
+    """A server that is ready; stopped after the block."""
     server = RedisServer(folder)
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""A router in a process of its own, to be killed: `python -m tests.support.router_process ARGS`."""
+"""A router in a separate process, to be killed: `python -m tests.support.router_process ARGS`."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from tests.support.local_service import served
 
 @contextmanager
 def router_process(args: dict[str, Any]) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """The URL of a router with these args, and its process, which is gone after the block."""
+    """The URL of a router with these args, and its process, which is stopped after the block."""
     command = [sys.executable, "-m", __name__, json.dumps(args)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""The service as `serve run FILE` starts it: Serve's own proxy, and nothing of our launcher."""
+"""The service as `serve run FILE` starts it: Serve's own proxy, without our launcher."""
 
 import os
 import signal
@@ -21,8 +21,7 @@ from tests.support.waiting import WAIT_S, wait_for
 
 
 def serve_run(config: Mapping[str, Any], folder: Path) -> tuple[list[str], dict[str, str], int]:
-    """The command for a config, the variables that it needs on a machine of other services, and its
-    port.
+    """The command for a config, its environment for a machine with other services, and its port.
 
     `folder` gets the config and Ray's own folders, so its name must be short.
     """
@@ -51,17 +50,17 @@ class ServeRun(Launched):
 
     @property
     def logs(self) -> Path:
-        """Where Serve's processes write."""
+        """The log folder of Serve's processes."""
         return self._folder / "ray" / "session_latest" / "logs" / "serve"
 
     def router_log(self) -> str:
-        """What routers have logged."""
+        """The log lines of all routers."""
         return "".join(log.read_text(errors="replace") for log in self.logs.glob("*router*.log"))
 
 
 @contextmanager
 def served_by_serve_run(config: Mapping[str, Any]) -> Iterator[ServeRun]:
-    """`serve run` of a config, ready; everything that it started is gone after the block."""
+    """Run `serve run` with a config and wait until it is ready; stop everything after the block."""
     with ExitStack() as stack:
         # a short name: sockets lie in it
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="er-", dir="/tmp")))

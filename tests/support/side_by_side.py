@@ -1,5 +1,5 @@
-"""A pytest plugin: with `-n`, tests of one file stay together, as they share fixtures, and those
-that start services or real engines take turns.
+"""A pytest plugin: with `-n`, tests of one file run in one worker, and tests that start services or
+real engines run one at a time.
 """
 
 from typing import Any
@@ -10,14 +10,14 @@ SERVICES = ("tests/cluster/", "tests/serve/", "tests/vllm/")
 
 
 def scope_of(test: str) -> str:
-    """What a test stays together with."""
+    """The scope of tests that run in one worker."""
     file = test.partition("::")[0]
     return "services" if file.startswith(SERVICES) else file
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Workers take whole scopes, those of most tests first."""
+    """Schedule whole scopes, the largest first."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByScope(LoadScopeScheduling):  # type: ignore[misc]

@@ -1,5 +1,5 @@
-"""Writes small Qwen3-Embedding checkpoints with random weights: the real architecture, tokenizer
-and vocabulary, few layers.
+"""Write small Qwen3-Embedding checkpoints with random weights: the real architecture, tokenizer and
+vocabulary, few layers.
 
 They run the code path of the real models (8 key-value heads of 128, tied bf16 embeddings,
 last-token pooling) at the real widths without a download. Their vectors mean nothing, but every
@@ -27,9 +27,7 @@ HEAD = 128
 
 @cache
 def quick_dtype() -> Literal["bfloat16", "float32"]:
-    """bfloat16 where this processor multiplies it, else float32, which it then multiplies several
-    times sooner.
-    """
+    """bfloat16 if this processor multiplies it, else float32, which is then much faster."""
     import torch
 
     able = torch.cpu.get_capabilities()
@@ -133,7 +131,7 @@ def write_tiny_qwen3(
 
 
 def write_checkpoints(folder: Path, widths: Mapping[str, int], max_tokens: int) -> dict[str, Path]:
-    """Write a checkpoint of each width into a folder of its name, and return the folders."""
+    """Write a checkpoint of each width into a folder of its name; return the folders."""
     return {
         name: write_tiny_qwen3(folder / name, hidden=width, max_tokens=max_tokens)
         for name, width in widths.items()

@@ -1,4 +1,4 @@
-"""A service on an event loop whose clock jumps, with engines that sleep."""
+"""A service on an event loop with a virtual clock, with engines that sleep."""
 
 import asyncio
 import selectors
@@ -12,7 +12,7 @@ from router.steps import Counters
 
 
 class Jumping(selectors.DefaultSelector):
-    """Waits for nothing: the time that the loop would wait is added to its clock."""
+    """Adds the time that the loop would wait to its clock, without waiting."""
 
     now_s = 0.0
 
@@ -35,7 +35,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class SleepingReplicas:
-    """A transport to replicas whose engines sleep as the curves say, one call after another."""
+    """A transport to replicas whose engines sleep as their curves say, one call after another."""
 
     def __init__(self, curves: dict[str, Curve], dimensions: int, loop: VirtualLoop) -> None:
         self._curves, self._dimensions, self._loop = curves, dimensions, loop
@@ -45,7 +45,7 @@ class SleepingReplicas:
         self._busy_s: dict[str, float] = {}
 
     async def step(self, model: str, seconds: float) -> None:
-        """Run a step that takes so long on a device of its own."""
+        """Run a step of this duration on its own device."""
         await asyncio.sleep(seconds)
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
@@ -69,7 +69,7 @@ class SleepingReplicas:
         return Reply(vectors, counts, {}, replica, waited_s, took_s, self._held[replica], counters)
 
     async def wake(self, model: str) -> None:
-        """They are awake."""
+        """Do nothing: replicas are always awake."""
 
 
 def sized_text(number: int, tokens: int) -> str:

@@ -1,6 +1,4 @@
-"""Waiting for what another process or thread makes true: for the condition, far longer than it
-should take.
-"""
+"""Wait for a condition of another process or thread."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +12,7 @@ def wait_for(
     wait_s: float = WAIT_S,
     told: Callable[[], object] | None = None,
 ) -> None:
-    """Return once `condition` holds; fail naming `what` when it does not in time."""
+    """Return once `condition` holds; fail with `what` if it does not in time."""
     until_s = time.monotonic() + wait_s
     while not condition():
         if time.monotonic() > until_s:
