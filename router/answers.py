@@ -58,7 +58,7 @@ class _Decided(TypedDict):
     model: str
     """The model that read the texts."""
     tier: TierName
-    """The tier that this model stands for."""
+    """The tier that names this model."""
     reason: ReasonLabel
     """Why this model: pinned, tier, rule:NAME, auto, quality, context, unavailable, budget
     or late."""
@@ -258,7 +258,7 @@ class Model(TypedDict):
     owned_by: str
     kind: Literal["embedding", "rerank", "tier", "collection", "alias"]
     model: NotRequired[str]
-    """The model that a tier, an alias or a collection stands for."""
+    """The model that a tier, an alias or a collection names."""
     dimensions: NotRequired[int]
     max_tokens: NotRequired[int]
     score: NotRequired[Score]

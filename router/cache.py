@@ -45,7 +45,9 @@ class VectorCache:
         return len(self._entries)
 
     def unknown(self, model: str, digests: Sequence[bytes]) -> list[int]:
-        """The first index of each digest without an entry; changes neither counters nor recency."""
+        """Index of the first occurrence of each uncached digest; neither counts nor touches
+        entries.
+        """
         entries, first = self._entries, dict[bytes, int]()
         for index, digest in enumerate(digests):
             if (model, digest) not in entries:

@@ -137,7 +137,7 @@ class DispatcherState(Sending[C, R]):
     def refused(
         self, call: CallInFlight[C], error: RouterError, now: float
     ) -> list[Instruction[C, R]]:
-        """A call ended with an error for all of its callers; each gets one of its own."""
+        """A call ended with an error for all of its callers; each gets its own instance."""
         self._end(call)
         for chunk in call.chunks:
             if chunk.call is call:  # and was not put back into the queue

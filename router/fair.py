@@ -156,7 +156,7 @@ class Waiting:
 
 
 class BulkShare:
-    """Bulk's use of replicas beside interactive work, in seconds of a replica."""
+    """Bulk's use of replicas while interactive work waits, in seconds of a replica."""
 
     __slots__ = ("_call_s", "_debt_s", "_share", "turn")
 

@@ -1,4 +1,4 @@
-"""What a search keeps when its queries are made by another model than the space's own.
+"""Share of search quality that is kept when another model encodes the queries.
 
 Only this figure admits an encoder that is not native into a space. It is measured twice: for
 documents that the encoder was fitted on, and for documents that it never saw. The first holds for
@@ -31,7 +31,7 @@ MOST_LEFT_OUT = 0.5  # of the documents, in any fold
 
 
 class Kept(NamedTuple):
-    """What a search keeps of a search with the space's own model, as shares of the latter."""
+    """Recall and nDCG of a search, as shares of those with the space's own model."""
 
     queries: int
     recall: float  # recall@10
@@ -46,7 +46,7 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What an encoder keeps, for documents in its fit and for documents left out of it."""
+    """The kept quality of an encoder, for documents in its fit and for documents left out of it."""
 
     # the user's own relevance judgements, or the neighbours that the space's own model finds
     judged_by: Judged
@@ -117,7 +117,7 @@ def prove(
     rows_by_language: Mapping[str, Sequence[int]],
 ) -> Proof:
     """Build a proof from three searches with the same queries: by the encoder that saw all
-    documents, by those that did not see the relevant ones, and by the space's own model.
+    documents, by encoders that did not see the relevant ones, and by the space's own model.
     """
 
     def by_language(found: Found) -> dict[str, Kept]:
@@ -137,7 +137,7 @@ def prove(
 
 
 def kept_of(over: Found, own: Found, relevant: Sequence[Collection[int]]) -> Kept:
-    """What an encoder's results keep of the own model's, for the same queries.
+    """The share of the own model's quality that an encoder's results keep, for the same queries.
 
     If the own model finds nothing relevant, there is nothing to keep: shares are 0.
     """

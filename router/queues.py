@@ -126,7 +126,7 @@ class Queues(Generic[C]):
         return chunk.bulk and not self._due(chunk.kind)
 
     def called(self, chunks: Sequence[C], seconds: float, free: bool) -> None:
-        """Record that the chunks just taken go to a replica for so long; `free`: it has no
+        """Record that the taken chunks occupy a replica for this long; `free`: it has no
         interactive work of this router.
         """
         tokens = bulk = 0

@@ -129,9 +129,7 @@ class Bucket:
         return self.level >= cost > self.allowance
 
     def left(self, now: float) -> tuple[int, float]:
-        """What is left of the whole limit, as far as this router knows, and the seconds until it is
-        full again.
-        """
+        """This router's estimate of the remaining limit, and the seconds until it is full."""
         self.advance(now)
         return int(max(0.0, self.level) + ROUNDING), (self.per_minute - self.level) / self.per_s
 

@@ -90,7 +90,7 @@ class Tiers(TypedDict):
     object: Literal["list"]
     policy: PolicyName
     tiers: dict[str, str]
-    """The model that each tier stands for."""
+    """The model that each tier names."""
     collections: AnyObject
     """What each collection's name means as a request's space."""
     reload_error: str | None

@@ -46,7 +46,7 @@ QUESTION, DOCUMENTS = Shape(1, 32), Shape(32, 400)
 
 
 def texts_per_s(curve: Curve, tokens: int) -> float:
-    """Texts of so many tokens that one replica answers per second with full steps."""
+    """Texts of this many tokens that one replica answers per second with full steps."""
     texts = max(1, curve.batch_tokens // tokens)
     return texts / curve.step(texts * tokens, texts * tokens * tokens, texts)
 

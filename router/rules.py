@@ -95,7 +95,7 @@ class Policy:
 
 
 def stand_ins(models: Mapping[str, Model], target: str, names: list[str], why: Why) -> list[str]:
-    """The preferred stand-ins for a target that is out: smaller models, or larger ones if the
+    """The preferred replacements for an unavailable target: smaller models, or larger ones if the
     target cannot read the text; all of `names` if there are none.
     """
     limit = models[target].rank

@@ -254,8 +254,8 @@ def permitted_collection(
 
 
 def _same_space(first: Said, second: Said, catalogue: Catalogue) -> Said:
-    """The one that says more: a collection rather than a space of it. Raises SpaceConflict if they
-    differ.
+    """The more specific one: a collection rather than one of its spaces. Raises SpaceConflict if
+    they differ.
     """
     if first.value == second.value:
         return first

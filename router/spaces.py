@@ -129,7 +129,7 @@ class Catalogue:
         return self._known_name(text) if len(text) <= KNOWN_CHARACTERS else read_name(self, text)
 
     def means(self, name: str) -> bool:
-        """Whether it is the name of a model, a tier or a reranker."""
+        """Whether `name` is the name of a model, a tier or a reranker."""
         return self.lookup(name) is not None or name.lower() in (*TIERS, *self._rerankers)
 
     def find(self, name: str) -> str:
@@ -210,7 +210,7 @@ class Catalogue:
         return None if model is None else Space(model, space.dimensions)
 
     def tier_of(self, model: str) -> Tier | None:
-        """The tier that `model` stands for, if any."""
+        """The tier that names `model`, if any."""
         return next((tier for tier, id in self.tiers.items() if id == model), None)
 
     def sizes(self, model: str) -> str:

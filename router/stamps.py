@@ -1,4 +1,4 @@
-"""The time at which a request passed each point of its way, to see where its time goes.
+"""Timestamps of the stages of a request.
 
 docs/observability.md explains each point. One that the request did not pass is missing: a request
 answered from the cache has no call.
@@ -11,7 +11,7 @@ STAMPS = ("arrived", "planned", "read", "decided", *CALL, "answered", "written")
 
 
 class Stamps:
-    """The points that one request has passed, on one clock, and the number of texts in its call."""
+    """The stages that one request has passed, on one clock, and the number of texts in its call."""
 
     __slots__ = ("_at", "call_texts")
 
@@ -20,16 +20,18 @@ class Stamps:
         self.call_texts: int | None = None  # its own and those of other requests
 
     def mark(self, name: str, at_s: float) -> None:
-        """Record that the request passed this point."""
+        """Record that the request passed this stage."""
         self._at[name] = at_s
 
     def called(self, times: Iterable[float], texts: int) -> None:
-        """Record the points of its call, which had so many texts; no times if nothing was sent."""
+        """Record the stages of its call and the number of texts in it; no times if nothing was
+        sent.
+        """
         self._at.update(zip(CALL, times, strict=False))
         self.call_texts = texts or None
 
     def milliseconds(self) -> dict[str, float]:
-        """The points in order, in milliseconds since the first."""
+        """The stages in order, in milliseconds since the first."""
         arrived_s = self._at["arrived"]
         return {
             name: round((self._at[name] - arrived_s) * 1000, 3)

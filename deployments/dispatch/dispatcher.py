@@ -158,8 +158,8 @@ class ModelDispatcher:
         bulk: bool = False,
         coming: tuple[int, int] = (0, 0),
     ) -> bool:
-        """Whether `submit` would admit texts of so many tokens, after `coming` interactive and bulk
-        tokens that are still to be submitted.
+        """Whether `submit` would admit texts of this many tokens, after `coming` interactive and
+        bulk tokens that will be submitted first.
         """
         admission, now = self._state.admission, self.clock()
         return admission.refusal(tokens, deadline_s, bulk, now, coming, SENDER.get()) is None

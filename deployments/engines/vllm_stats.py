@@ -135,8 +135,8 @@ def stat_logger(stats: EngineStats) -> type[RayPrometheusStatLogger]:
                 computed.observe(text.inference_time)
 
         def _nothing(self, *args: Any, **named: Any) -> None:
-            """Ignore what is not kept: sleep, admission by vLLM's own server, the cache's
-            configuration.
+            """Ignore records without a metric here: sleep, admission by vLLM's own server, the
+            cache's configuration.
             """
 
         log_engine_initialized = record_sleep_state = record_admission_rejection = _nothing

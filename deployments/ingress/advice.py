@@ -1,4 +1,4 @@
-"""What a refused caller can send instead, where the error alone does not know the request."""
+"""Suggestions for refused callers, when the error alone lacks the request."""
 
 from router.errors import INPUT, Overloaded, UnknownField
 from router.keys import Grant

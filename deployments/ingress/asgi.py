@@ -145,7 +145,7 @@ class Gate:
 
 
 def client_of(http_request: HttpRequest, limits: Limits) -> str:
-    """The address of the request's client, as far as it is known."""
+    """The known address of the request's client."""
     name = limits.client_address_header or _address_header()
     if name and (forwarded := http_request.headers.get(name.lower())):
         return forwarded.rpartition(",")[

@@ -1,4 +1,4 @@
-"""The charge for a request that gets no answer."""
+"""Settle the charge of a request that fails or is cancelled."""
 
 import asyncio
 from types import TracebackType

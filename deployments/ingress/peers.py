@@ -54,7 +54,7 @@ class Routers:
 
 
 def routers_of(own: str, listed: Sequence[str], config: "DeploymentConfig") -> int:
-    """The number of routers, from those that Serve lists as running.
+    """The number of routers, derived from Serve's list of running ones.
 
     Serve lists a router once it has started. While a router starts, its config gives the number
     that start together. Later that number is useless: scaling and redeploying change the number of

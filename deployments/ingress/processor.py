@@ -1,4 +1,4 @@
-"""The share of a processor core that a router's process uses, by which routers scale."""
+"""CPU use of the router's process; routers scale by it."""
 
 import time
 from collections.abc import Callable

@@ -81,8 +81,8 @@ class RateLimiter:
         raise self._refusal(kind, bucket, cost)
 
     def left(self, grant: Grant) -> list[tuple[Kind, int, int, float]]:
-        """For each limit of a key: its kind, its size, what is left, and the seconds until it is
-        full again.
+        """For each limit of a key: its kind, its size, the rest, and the seconds until it is full
+        again.
         """
         account, now = self._account(grant), self._clock()
         return (

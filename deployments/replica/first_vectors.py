@@ -15,14 +15,14 @@ class FirstVectors(Protocol):
     """Keeps the first vectors of each key."""
 
     def keep(self, key: str, vectors: bytes) -> bytes:
-        """Return what is kept under `key`; if nothing is, keep `vectors`."""
+        """Return the stored value of `key`; store `vectors` if there is none."""
 
 
 class InCluster:
     """The key-value store of Ray's controller; if two writes come at once, it decides."""
 
     def keep(self, key: str, vectors: bytes) -> bytes:
-        """Return what is kept under `key`; if nothing is, keep `vectors`."""
+        """Return the stored value of `key`; store `vectors` if there is none."""
         return keep_first(key, vectors, NAMESPACE)
 
 
@@ -33,5 +33,5 @@ class OfThisProcess:
         self._kept: dict[str, bytes] = {}
 
     def keep(self, key: str, vectors: bytes) -> bytes:
-        """Return what is kept under `key`; if nothing is, keep `vectors`."""
+        """Return the stored value of `key`; store `vectors` if there is none."""
         return self._kept.setdefault(key, vectors)

@@ -127,7 +127,7 @@ class EngineHealth:
         raise EngineError(why)
 
     def _seconds(self, tokens: int) -> float:
-        """Return how long a text of so many tokens can take before the engine counts as hanging.
+        """Return how long a text of `tokens` tokens can take before the engine counts as hanging.
 
         0 if there is no curve.
         """

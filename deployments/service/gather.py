@@ -107,7 +107,9 @@ class Gatherer:
     def _unknown(
         self, digests: Sequence[bytes], entries: Sequence[Entry | None], bulk: bool
     ) -> tuple[dict[bytes, int], dict[bytes, InFlightText]]:
-        """The texts that this request sends, with their rows, and those that others sent."""
+        """The texts that this request sends, with their rows, and those that other requests have
+        sent.
+        """
         own: dict[bytes, int] = {}
         others: dict[bytes, InFlightText] = {}
         for digest, entry in zip(digests, entries, strict=True):

@@ -36,7 +36,7 @@ class Meter(Protocol):
 
 
 class Caller(NamedTuple):
-    """The caller of a request, as far as the request's path depends on it."""
+    """The parts of a request's caller that its path depends on."""
 
     permitted: frozenset[str] | None = None  # models; None: all
     meter: Meter | None = None

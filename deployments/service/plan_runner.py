@@ -1,4 +1,4 @@
-"""Runs plans of embeddings and of reranking: each is booked as demand, sent, and learned from."""
+"""Run the plan of a request: record its demand, send it, and learn from its duration."""
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -41,8 +41,8 @@ class PlanRunner:
         }
 
     def begin(self, plan: Plan, permitted: frozenset[str] | None) -> str:
-        """Book the decision as demand, and return the chosen model. Raises RouterError if no model
-        can serve the request.
+        """Record the decision as demand, and return the chosen model. Raises RouterError if no
+        model can serve the request.
         """
         deadline_s = plan.decision_input.deadline_s
         feedback = self._planner.feedback

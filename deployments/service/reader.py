@@ -65,7 +65,7 @@ class Reader:
         return sum(map(len, texts)) + len(texts) * (prompt + TEXT_CHARACTERS)
 
     def check(self, client: str, characters: int) -> None:
-        """Raise RateLimitExceeded if so many characters cannot be read now."""
+        """Raise RateLimitExceeded if this many characters cannot be read now."""
         if characters > OFF_LOOP_CHARACTERS:
             self.pool.check(client, characters)
 
@@ -79,7 +79,7 @@ class Reader:
         scope: str = "",
         client: str = "",
     ) -> Read:
-        """Read texts for `models`. Raises InvalidValue where `language` is none, and ValueError
+        """Read texts for `models`. Raises InvalidValue for an unknown `language`, and ValueError
         naming a text that is not valid Unicode.
         """
         if len(texts) == 1 and len(texts[0]) + len(instruction or "") <= KNOWN_CHARACTERS:
@@ -96,7 +96,7 @@ class Reader:
         scope: str,
         client: str,
     ) -> Read:
-        """Read texts, in a thread where that takes long."""
+        """Read texts, in a thread if that takes long."""
         characters = self.reading(texts, side, instruction, models)
         if characters > OFF_LOOP_CHARACTERS:
             read = partial(self._prepare, texts, side, instruction, models, scope)

@@ -60,7 +60,7 @@ class ReadingPool:
         self.turns = Turns()
 
     def check(self, client: str, characters: int) -> None:
-        """Raise RateLimitExceeded if these are too many beside those in work."""
+        """Raise RateLimitExceeded if this exceeds the limit together with the texts in work."""
         most = self._max_characters
         own, in_work = self._characters[client], self._characters.total()
         limit = "{} characters being read at once (limits.max_reading_characters)"

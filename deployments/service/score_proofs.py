@@ -14,8 +14,8 @@ from router.strict import ConfigError
 
 
 def check_scores_reading(args: RouterArgs, preparer: Preparer) -> None:
-    """Check the router's half of each reranker's fingerprint. Raises ConfigError naming those that
-    would be read wrongly.
+    """Check the router's half of each reranker's fingerprint. Raises ConfigError naming the models
+    that would be read wrongly.
     """
     problems = []
     for name, one in args.rerankers.items():

@@ -27,7 +27,7 @@ class StudentGatherer:
         self._turns = turns or Turns()
 
     async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
-        """Return the vectors of the texts; those that are not in the cache are computed now."""
+        """Return the vectors of the texts; vectors that are not in the cache are computed now."""
         digests, counts = prepared.digests, prepared.counts
         if len(digests) > LARGE_TEXTS:
             await self._turns.next()

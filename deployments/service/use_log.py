@@ -1,4 +1,4 @@
-"""Keeps the usage of keys: in shared files, one for each router and day, or in memory.
+"""Keep the usage of keys in shared files or in memory.
 
 A request costs the event loop one addition. A thread appends the sums twice a second; a router that
 is killed loses that half second. Usage older than an hour is folded to minutes, and files of

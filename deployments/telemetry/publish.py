@@ -43,7 +43,7 @@ class Publisher:
     """
 
     def __init__(self, tallies: Sequence[Tally], sample: Callable[[], None]) -> None:
-        """Publish `tallies`; `sample` first copies into them what is kept elsewhere."""
+        """Publish `tallies`; `sample` first fills in the numbers that other objects keep."""
         self._tallies, self._sample = tallies, sample
         self._counters: dict[Metric, _Counter] = {}
         self._gauges: dict[Metric, ray_metrics.Gauge] = {}
@@ -84,7 +84,7 @@ class Publisher:
             await asyncio.sleep(EVERY_S)
 
     def publish(self) -> None:
-        """Report what has changed since the last time."""
+        """Report the changes since the last time."""
         self._sample()
         self._tell()
 

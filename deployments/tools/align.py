@@ -35,7 +35,7 @@ TRIED_FOR_SIDES = 4  # texts that show whether a model embeds queries and docume
 
 
 class AlignError(ToolError):
-    """There is too little to fit or to measure with; the message says what is missing."""
+    """There is too little data to fit or to measure; the message names what is missing."""
 
 
 class Material(NamedTuple):

@@ -59,7 +59,7 @@ OWN_ALONE = Recipe(6, 2e-3, 512)  # without a general stage before it
 
 
 def general_recipe(texts: int) -> Recipe:
-    """Return the recipe for so many texts: 5 to 15 epochs, 300,000 texts in all where possible."""
+    """Return the recipe for this many texts: 5 to 15 epochs, 300,000 texts in all if possible."""
     epochs = min(GENERAL.epochs, max(FEWEST_EPOCHS, 300_000 // max(1, texts)))
     return GENERAL._replace(epochs=epochs)
 

@@ -257,7 +257,7 @@ class Rate:
         self.highest = max(self._rates) * max(1.0, most)
 
     def at(self, at_s: float) -> float:
-        """The rate at a moment."""
+        """The rate at one moment."""
         times, rates = self._times, self._rates
         place = bisect.bisect_right(times, at_s)
         if place == 0 or place == len(times):

@@ -1,5 +1,5 @@
-"""Limits how much of all batches is in flight in one router: other requests must not wait behind
-much of it, and the answers must fit in memory.
+"""Bound the batch work in flight in one router, so that other requests do not wait behind it and
+answers fit in memory.
 """
 
 import asyncio
@@ -17,7 +17,9 @@ class Weight(NamedTuple):
 
 
 class Turn:
-    """One line's place in the lane, entered once or repeatedly; a second `leave` does nothing."""
+    """One line's place among the lines in flight, entered once or repeatedly; a second `leave` does
+    nothing.
+    """
 
     def __init__(self, lane: "BulkLane", weight: Weight) -> None:
         self._lane, self._weight, self._inside = lane, weight, False

@@ -46,7 +46,7 @@ def in_force(plan: Plan) -> InForce | None:
 def derive(
     plan: Plan, tasks: Sequence[Task], min_gain: float, rows: Where | None = None
 ) -> Derived:
-    """Derive the routing that the texts support, with what is kept of the rules in force."""
+    """Derive the routing that the texts support, and keep parts of the rules in force."""
     now = in_force(plan)
     default = None if now is None else now.tiers[now.routing.default_tier]
     search = Search(plan, tasks, min_gain, rows, default)
@@ -108,7 +108,7 @@ class _Rest:
         self._dropped = list[Dropped]()
 
     def with_kept(self) -> "_Rest":
-        """Add what is kept of the rules in force."""
+        """Add the kept parts of the rules in force."""
         assert self._now is not None
         for rule in self._now.routing.rules:
             self._keep(rule, self._now)

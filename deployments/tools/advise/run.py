@@ -23,7 +23,7 @@ PART_ROWS = 256
 
 
 class Estimate(NamedTuple):
-    """What is still to be embedded with a model."""
+    """The texts that a model has yet to embed."""
 
     model: str
     texts: int
@@ -31,7 +31,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(plan: Plan, output: Path) -> list[Estimate]:
-    """Estimate what is still to be embedded, by model."""
+    """Estimate the remaining work, by model."""
     made = []
     for candidate in plan.candidates:
         left = {side: _missing(output, candidate, side, plan.texts[side]) for side in SIDES}
@@ -43,7 +43,7 @@ def estimate(plan: Plan, output: Path) -> list[Estimate]:
 
 
 async def embed_all(client: Client, plan: Plan, output: Path, batch: int, in_flight: int) -> None:
-    """Embed what is missing with every model, from small to large, on the bulk lane.
+    """Embed the missing texts with every model, from small to large, on the bulk lane.
 
     Raises AdviseError if a model is not the one that made the existing vectors.
     """

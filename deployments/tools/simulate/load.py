@@ -86,7 +86,7 @@ def load_world(
 
 
 def _with_traffic(scenario: Scenario, log: Path | None, scale: float | None) -> Scenario:
-    """Replace the log and the scale of a scenario by those that are given."""
+    """Replace the log and the scale of a scenario by the given ones."""
     changes: dict[str, Any] = {} if scale is None else {"scale": scale}
     if log is not None:
         changes |= {
