@@ -15,11 +15,16 @@ pytestmark = pytest.mark.usefixtures("kept_tokenizers")
 
 ROOT = Path(__file__).parents[2]
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    ROOT / "router" / "README.md",
+    ROOT / "deployments" / "README.md",
+]
 
 
 @pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.name[:4])
-def test_a_decision_has_a_number_a_status_and_a_date(path: Path) -> None:
+def test_a_decision_has_a_number_a_status_a_date_and_the_headings_of_all(path: Path) -> None:
     head = re.match(
         r"# (\d+)\. .+\n\n- Status: (proposed|accepted|superseded by \d+)\n- Date: (\S+)\n\n## ",
         path.read_text(encoding="utf-8"),
@@ -27,7 +32,10 @@ def test_a_decision_has_a_number_a_status_and_a_date(path: Path) -> None:
     assert head is not None
     assert int(head[1]) == int(path.name[:4])
     assert date.fromisoformat(head[3])
-    assert "\n## Decision\n" in path.read_text(encoding="utf-8")
+    headings = re.findall(r"^##+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"Decision", "Why", "Consequences"} <= set(headings)
+    order = ["Context", "Decision", "Why", "Consequences", "Alternatives"]
+    assert headings == [name for name in order if name in headings]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -60,6 +68,14 @@ def test_every_package_has_a_line_in_the_table_of_deployments() -> None:
     for path in (ROOT / "router").iterdir():
         if path.is_dir() and (path / "__init__.py").exists():
             assert f"`router/{path.name}`" in page
+
+
+def test_every_file_of_the_router_has_one_line_in_its_tables() -> None:
+    page = (ROOT / "router" / "README.md").read_text("utf-8")
+    listed = re.findall(r"^\| `([\w/.]+)` \|", page, re.MULTILINE)
+    files = [path.name for path in (ROOT / "router").glob("*.py") if path.name != "__init__.py"]
+    folders = [f"{path.parent.name}/" for path in (ROOT / "router").glob("*/__init__.py")]
+    assert sorted(listed) == sorted(files + folders)
 
 
 def test_every_verb_of_make_that_is_named_exists() -> None:

@@ -625,6 +625,14 @@ def product() -> dict[str, Seen]:
     return {file: seen(ast.parse((ROOT / file).read_text())) for file in FILES}
 
 
+def modules_of(path: Path) -> Iterator[str]:
+    """The package of each `from` import."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            name = node.module
+            yield name if name.endswith("_private") else name.rpartition(".")[0]
+
+
 @cache
 def own_names() -> set[str]:
     """Private names that the product itself defines."""
@@ -641,6 +649,17 @@ def test_no_other_file_uses_an_unpromised_name() -> None:
     found = {file: unpromised(one) for file, one in product().items()}
     assert len(found) > 300
     assert not {file: names for file, names in found.items() if names}
+
+
+def test_the_page_about_upgrades_names_the_tests_that_import_private_modules_of_serve() -> None:
+    page = (ROOT / "docs" / "upgrading.md").read_text("utf-8")
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("tests", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        if path != Path(__file__) and "ray.serve._private" in set(modules_of(path))
+    ]
+    assert set(found) == set(re.findall(r"`(tests/[\w/]+\.py)`", page))
 
 
 @pytest.mark.parametrize(

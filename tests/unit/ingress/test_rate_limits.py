@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from ray.serve._private.config import DeploymentConfig
 
 from deployments.ingress.peers import routers_of
 from deployments.ingress.rate_limits import READ_CHARACTERS_A_TOKEN, RateLimiter, Replies
+from deployments.serve_internals import DeploymentConfig
 from router.errors import RateLimitExceeded
 from router.keys import Grant
 from router.quota import Limit, Report
