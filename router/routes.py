@@ -34,6 +34,8 @@ class Route(NamedTuple):
     handler: str
     tag: str = ""  # its part of the reference
     summary: str = ""
+    # it takes the fast path, and every request is counted, refused ones too
+    model_serves: bool = False
 
     def parameter(self, path: str) -> str:
         """The value of `{id}` in `path`; empty if the route has no `{id}`."""
@@ -53,11 +55,14 @@ class Route(NamedTuple):
 
 
 def _part(
-    tag: str, caller: Caller, *rows: tuple[tuple[str, ...], str, str, str]
+    tag: str,
+    caller: Caller,
+    *rows: tuple[tuple[str, ...], str, str, str],
+    model_serves: bool = False,
 ) -> Iterator[Route]:
     """The routes of one part of the reference: methods, path, handler and summary of each."""
     for methods, path, handler, summary in rows:
-        yield Route(path, methods, caller, handler, tag, summary)
+        yield Route(path, methods, caller, handler, tag, summary, model_serves)
 
 
 _ROUTES = (
@@ -69,12 +74,14 @@ _ROUTES = (
         (POST, "/v2/embed", "cohere_embed", "Embed texts, as Cohere"),
         (POST, "/embed", "tei_embed", "Embed texts, as Text Embeddings Inference"),
         (POST, "/api/embed", "ollama_embed", "Embed texts, as Ollama"),
+        model_serves=True,
     ),
     *_part(
         "reranking",
         Caller.KEY,
         (POST, "/v1/rerank", "rerank", "Rank documents for a query"),
         (POST, "/v2/rerank", "rerank", "Rank documents for a query"),
+        model_serves=True,
     ),
     *_part(
         "routing",
@@ -154,12 +161,6 @@ def paths_of(handler: str) -> tuple[str, ...]:
 
 
 EMBEDDINGS = paths_of("embed")
-# handlers of requests that models answer: they take the fast path, and all of them are counted
-INFERENCE = frozenset(
-    ("embed", "azure_embed", "cohere_embed", "tei_embed", "ollama_embed", "rerank")
-)
-
-
 OLLAMA = paths_of("ollama_embed")[0]
 
 
@@ -193,7 +194,7 @@ class Table:
 
     def infers(self, path: str) -> bool:
         """Whether a model answers a POST to `path`."""
-        return any(route.handler in INFERENCE for route in self.find(path))
+        return any(route.model_serves for route in self.find(path))
 
     def caller(self, path: str) -> Caller:
         """Who can call `path`. Any path below an admin's is for admins, even where no route exists,

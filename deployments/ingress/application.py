@@ -78,15 +78,17 @@ class Application:
         self._router, self._alone = router, alone
         inference = Inference(router)
         self.embed_line = inference.embed_line
-        # by the names of router/routes.py; the others are views that do not read the request
-        self._handlers: dict[str, Handler] = {
-            **inference.handlers,
+        own: dict[str, Handler] = {
             "model": self._model,
             "decisions": self._decisions,
             "what_if": self._what_if,
             "console": self._console,
             "docs": self._docs,
-            **BatchHandlers(router).handlers,
+        }
+        # by the names of router/routes.py; the others are views that do not read the request
+        self.tables = (inference.handlers, BatchHandlers(router).handlers, own)
+        self._handlers = {
+            name: function for table in self.tables for name, function in table.items()
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -49,7 +49,7 @@ from deployments.serve_internals import (
 from deployments.telemetry.logs import where
 from router.errors import InternalError, InvalidValue, render
 from router.names import PREFIX, split_address
-from router.routes import INFERENCE, ROUTES
+from router.routes import ROUTES
 
 if TYPE_CHECKING:
     from deployments.serve_internals import ASGI3Application, ProxyHeadersMiddleware
@@ -60,7 +60,7 @@ TIME_LIMIT = REQUEST_TIMEOUT_HEADER.encode()
 REQUEST_ID = b"x-request-id"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
-_INFERENCE = [route.path for route in ROUTES if route.handler in INFERENCE]
+_INFERENCE = [route.path for route in ROUTES if route.model_serves]
 PATHS = tuple(path for path in _INFERENCE if "{" not in path)
 # the starts of addresses and of paths that contain a name
 STARTS = (PREFIX, *(path.partition("{")[0] for path in _INFERENCE if "{" in path))

@@ -13,7 +13,7 @@ import pytest
 from openai import APIStatusError, AzureOpenAI
 
 from router.keys import hash_of
-from router.routes import INFERENCE, ROUTES
+from router.routes import ROUTES
 from router.shapes.table import FORMS
 from tests.http.test_tolerance import ARGS
 from tests.support.local_service import LocalRouter, served
@@ -438,7 +438,7 @@ def test_what_is_refused_before_it_is_read_has_the_form_too(
 
 def test_every_form_is_tried_here() -> None:
     assert BODIES.keys() == FORMS.keys()
-    assert FORMS.keys() <= INFERENCE
+    assert FORMS.keys() <= {route.handler for route in ROUTES if route.model_serves}
 
 
 @pytest.mark.parametrize("prefix", ["", "/in/docs", "/in/docs/query"])
