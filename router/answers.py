@@ -239,7 +239,7 @@ class _Candidate(TypedDict):
     """Languages for which expected_recall was measured; for others it is that of all queries."""
 
 
-class Route(TypedDict):
+class RouteExplanation(TypedDict):
     """Where a request would go, and why."""
 
     features: _Features
@@ -249,7 +249,7 @@ class Route(TypedDict):
 
 
 @described
-class Model(TypedDict):
+class ModelObject(TypedDict):
     """A name that `model` accepts."""
 
     id: str
@@ -267,11 +267,11 @@ class Model(TypedDict):
     """The spaces of a collection that has several."""
 
 
-class ModelList(TypedDict):
+class ModelListResponse(TypedDict):
     """The names that `model` accepts."""
 
     object: Literal["list"]
-    data: list[Model]
+    data: list[ModelObject]
 
 
 class _Problem(TypedDict):

@@ -31,14 +31,14 @@ _REQUESTS: dict[str, Any] = {
 _ANSWERS: dict[str, Any] = {
     "EmbeddingsResponse": answers.EmbeddingsResponse,
     "RerankResponse": answers.RerankResponse,
-    "Route": answers.Route,
-    "Model": answers.Model,
-    "ModelList": answers.ModelList,
+    "Route": answers.RouteExplanation,
+    "Model": answers.ModelObject,
+    "ModelList": answers.ModelListResponse,
     "Tiers": reports.Tiers,
-    "Comparison": reports.Comparison,
+    "Comparison": reports.ComparisonReport,
     "Decisions": reports.Decisions,
-    "Policy": reports.Policy,
-    "WhatIf": reports.WhatIf,
+    "Policy": reports.PolicyReport,
+    "WhatIf": reports.WhatIfReport,
     "Health": reports.Health,
     "Error": answers.Error,
     "FileList": FileList,
@@ -54,7 +54,7 @@ _ANSWERS: dict[str, Any] = {
     "TeiError": shapes.TeiError,
 }
 # clients are generated from the document, so types keep the names that were published
-_PUBLISHED = {"AdapterUse": "Crossing"}
+_PUBLISHED = {"AdapterUse": "Crossing", "ModelObject": "Model"}
 
 
 class _WithoutTitles(GenerateJsonSchema):

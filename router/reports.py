@@ -107,7 +107,7 @@ class Tiers(TypedDict):
     rerankers: list[Reranker]
 
 
-class Comparison(TypedDict):
+class ComparisonReport(TypedDict):
     """The results of a shadow and a canary."""
 
     object: Literal["comparison"]
@@ -169,7 +169,7 @@ class Decisions(TypedDict):
 
 
 @with_config(ConfigDict(use_attribute_docstrings=True, extra="forbid"))
-class Policy(TypedDict, total=False):
+class PolicyReport(TypedDict, total=False):
     """Routing rules and tiers."""
 
     routing: AnyObject
@@ -211,7 +211,7 @@ class _Slice(TypedDict):
 
 
 @described
-class WhatIf(TypedDict):
+class WhatIfReport(TypedDict):
     """How the last requests would have moved under other rules."""
 
     object: Literal["what_if"]
