@@ -84,7 +84,9 @@ def _schemas() -> Json:
             inner = schema.pop("$defs", {})
             for each, one in {**inner, name: schema}.items():
                 if not each.startswith("_"):
-                    made[_PUBLISHED.get(each, each)] = _in_place(one, inner)
+                    published = _PUBLISHED.get(each, each)
+                    title = {"title": published} if "title" in one else {}
+                    made[published] = _in_place(one, inner) | title
     return made
 
 
