@@ -33,7 +33,7 @@ from deployments.tools import calibrate
 from deployments.tools.calibrate import Sample
 from router import engine_config
 from router.calibration import MOST_TEXTS, Cell, calls, cells
-from router.curve_fit import Fit, Point
+from router.curve_fit import CurveFit, Point
 
 DEVICE = "cuda"
 SHORT_TOKENS, GRAPH_REPLAYS = 16, 50
@@ -161,7 +161,7 @@ class Measuring:
 class Found(NamedTuple):
     """One model's figures."""
 
-    fit: Fit
+    fit: CurveFit
     medians: list[Point]
     samples: list[Sample]
     held: dict[Cell, int]

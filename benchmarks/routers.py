@@ -29,7 +29,7 @@ from benchmarks.marks import flat, numbers, to_file, write
 from benchmarks.servers import ONE
 from router.domain import Curve
 from router.router_cost import Card, RouterCost
-from router.router_cost import Shape as Request
+from router.router_cost import RequestKind as Request
 from router.router_cost import demand as demand_of
 
 TOKENS, TEXTS = (16, 128, 512, 2048), (1, 8, 32, 128)

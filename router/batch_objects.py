@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.batches import Batch, BatchProblem, BatchStatus
+from router.batches import BatchProblem, BatchStatus, StoredBatch
 
 
 class Published(BaseModel):
@@ -94,7 +94,7 @@ class BatchList(Page):
     data: list[BatchObject]
 
 
-def shown(batch: Batch, cancelling_at: int | None = None) -> BatchObject:
+def shown(batch: StoredBatch, cancelling_at: int | None = None) -> BatchObject:
     """The public object of a batch; `cancelling_at` is when its cancellation was requested."""
     one = batch if cancelling_at is None else batch.cancelling(cancelling_at)
     has_files = one.over and one.status is not BatchStatus.FAILED

@@ -89,7 +89,7 @@ class Counts(NamedTuple):
     failed: int = 0
 
 
-class Batch(BaseModel):
+class StoredBatch(BaseModel):
     """The stored state of one batch.
 
     The ids of the two output files are fixed from the beginning, so a router that takes over
@@ -133,24 +133,24 @@ class Batch(BaseModel):
         """Whether the batch runs no more lines and every line is in the output."""
         return self.ending is not None and sum(self.counts) == self.total
 
-    def validated(self, total: int, problems: Iterable[BatchProblem], now: int) -> "Batch":
+    def validated(self, total: int, problems: Iterable[BatchProblem], now: int) -> "StoredBatch":
         """The batch after its file was read: failed, or in progress."""
         if found := tuple(problems):
             return self._to(BatchStatus.FAILED, now, problems=found[:MOST_PROBLEMS])
         return self._to(BatchStatus.IN_PROGRESS, now, total=total)
 
-    def failed(self, problem: BatchProblem, now: int) -> "Batch":
+    def failed(self, problem: BatchProblem, now: int) -> "StoredBatch":
         """The batch after an error that ends it."""
         return self._to(BatchStatus.FAILED, now, problems=(problem,))
 
-    def ended(self, ending: Ending, counts: Counts, now: int) -> "Batch":
+    def ended(self, ending: Ending, counts: Counts, now: int) -> "StoredBatch":
         """The batch once it runs no more lines."""
         status = (
             BatchStatus.CANCELLING if ending is BatchStatus.CANCELLED else BatchStatus.FINALIZING
         )
         return self._to(status, now, ending=ending, counts=counts)
 
-    def finished(self, now: int) -> "Batch":
+    def finished(self, now: int) -> "StoredBatch":
         """The batch after its output files were moved into place.
 
         Raises ValueError if it has not ended, or if a line is missing from the output.
@@ -159,17 +159,17 @@ class Batch(BaseModel):
             raise ValueError(f"a batch that is {self.status} cannot be finished")
         return self._to(self.ending, now)
 
-    def cancelling(self, now: int) -> "Batch":
+    def cancelling(self, now: int) -> "StoredBatch":
         """The batch as it will be when the router that runs it has noticed the cancellation."""
         return self._to(BatchStatus.CANCELLING, now) if self.status in CANCELLABLE else self
 
-    def _to(self, status: BatchStatus, now: int, **changes: Any) -> "Batch":
+    def _to(self, status: BatchStatus, now: int, **changes: Any) -> "StoredBatch":
         stamp = f"{status}_at"
         at = {} if getattr(self, stamp) is not None else {stamp: now}
         return self.model_copy(update={"status": status, **at, **changes})
 
 
-def ending_of(batch: Batch, cancelled: bool, left: int, now: float) -> Ending | None:
+def ending_of(batch: StoredBatch, cancelled: bool, left: int, now: float) -> Ending | None:
     """How a running batch ends now; None while it continues."""
     if cancelled:
         return BatchStatus.CANCELLED

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
-class Rate:
+class ServiceRate:
     """Tokens per second served while busy, averaged over about the last `window_s` busy seconds;
     initially `tokens_per_s`.
     """

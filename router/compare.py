@@ -61,7 +61,7 @@ def slices_of(features: Features, longest: int, side: str | None) -> tuple[str, 
     return ("all", f"language: {language}", f"length: {band}", f"side: {side or 'not given'}")
 
 
-class Times:
+class DurationHistogram:
     """A histogram of durations with buckets 5 % apart: percentiles are within 2.5 %."""
 
     RATIO = 1.05
@@ -206,7 +206,7 @@ class Tally:
     requests: int = 0
     texts: int = 0
     tokens: int = 0
-    actual: Times = field(default_factory=Times)
+    actual: DurationHistogram = field(default_factory=DurationHistogram)
     device_s: float = 0.0
     budgets: int = 0
     in_time: int = 0
@@ -214,8 +214,8 @@ class Tally:
     quality: Mean = field(default_factory=Mean)
     models: Counter[str] = field(default_factory=Counter)
     overlap: Mean = field(default_factory=Mean)
-    shadow_inference: Times = field(default_factory=Times)
-    shadow_predicted: Times = field(default_factory=Times)
+    shadow_inference: DurationHistogram = field(default_factory=DurationHistogram)
+    shadow_predicted: DurationHistogram = field(default_factory=DurationHistogram)
     shadow_device_s: float = 0.0
 
     def add(self, seen: Seen, shadowed: Shadowed | None = None) -> None:

@@ -46,7 +46,7 @@ class Cache(Section):
     redis_timeout_s: PositiveFloat = 0.005  # for each 32 texts of a request
 
 
-class DecisionLog(Section):
+class DecisionLogConfig(Section):
     """A log of JSON lines, one per request, for `embedding-router replay`; it never holds text."""
 
     path: str  # created if it does not exist; the routers of one machine can share it
@@ -131,7 +131,7 @@ class RouterArgs(Section):
     compare: Compare = Compare()
     limits: Limits = Limits()
     cache: Cache = Cache()
-    decision_log: DecisionLog | None = None
+    decision_log: DecisionLogConfig | None = None
     batches: Batches | None = None  # none: no files, no batches
     # by a name of your choice; none: no authentication
     keys: dict[str, KeyConfig] = Field(default_factory=dict)

@@ -20,7 +20,7 @@ class Point(NamedTuple):
     texts: int = 1
 
 
-class Fit(NamedTuple):
+class CurveFit(NamedTuple):
     """A curve and its errors on the fitted points, as shares of the measured seconds."""
 
     curve: Curve
@@ -35,7 +35,7 @@ class Fit(NamedTuple):
         return max(0.0, (self.curve.fixed_s - self.curve.base_s) / slope) if slope else 0.0
 
 
-def fit(points: Sequence[Point], batch_tokens: int, overhead_s: float = 0.0) -> Fit:
+def fit(points: Sequence[Point], batch_tokens: int, overhead_s: float = 0.0) -> CurveFit:
     """Fit max(fixed, base + s_per_token * T + s_per_token_sq * sum(L^2) + s_per_text * N) with
     non-negative coefficients.
 
@@ -75,7 +75,7 @@ def fit(points: Sequence[Point], batch_tokens: int, overhead_s: float = 0.0) -> 
     curve = Curve(
         fixed_s, base_s, s_per_token, s_per_token_sq, batch_tokens, overhead_s, s_per_text
     )
-    return Fit(curve, float(np.median(errors)), float(np.quantile(errors, 0.95)), len(data))
+    return CurveFit(curve, float(np.median(errors)), float(np.quantile(errors, 0.95)), len(data))
 
 
 def _non_negative(columns: Floats, seconds: Floats) -> Floats:

@@ -21,11 +21,11 @@ from router.calls import (
 from router.capacity import DemandReport
 from router.errors import ModelUnavailable, RouterError
 from router.instructions import (
+    CallReply,
     CancelCall,
     CompleteChunk,
     Instruction,
     R,
-    Reply,
     Timer,
 )
 from router.sending import TIMER_S, Sending
@@ -280,7 +280,7 @@ class DispatcherState(Sending[C, R]):
             self._time_hangs(min(call.hangs_at_s for call in self._calls), now)
 
 
-def _engine_fault(reply: Reply, start: int, stop: int) -> str | None:
+def _engine_fault(reply: CallReply, start: int, stop: int) -> str | None:
     """The engine's error for the first failed text in these rows; None without one."""
     for row, failure in reply.failed.items():
         if start <= row < stop and failure.code == "engine":

@@ -106,7 +106,7 @@ class FairQueue(Generic[F]):
         return chunk
 
 
-class Waiting:
+class WaitingTokens:
     """Waiting tokens by key."""
 
     __slots__ = ("_by_key", "_weights", "tokens")

@@ -16,7 +16,7 @@ look slow because short ones pay it too.
 
 from collections.abc import Mapping
 
-from router.capacity import Demand, DemandReport, Rate
+from router.capacity import Demand, DemandReport, ServiceRate
 from router.domain import Decision, Load, Model, Reason, Why, Work
 from router.fair import Sender
 from router.latency import Correction, Learner, ProfileLearner, Quantile
@@ -56,8 +56,10 @@ class Feedback:
         first_s = max(model.curve.overhead_s, LEAST_OVERHEAD_S)
         self._overhead = Quantile(0.5, OVERHEAD_ETA, first_s, LEAST_OVERHEAD_S, MOST_OVERHEAD_S)
         full_rate = model.curve.batch_tokens / model.curve.step(model.curve.batch_tokens)
-        self.rate = Rate(full_rate)
-        self.full_rate = Rate(full_rate)  # over the time in which a batch or more was waiting
+        self.rate = ServiceRate(full_rate)
+        self.full_rate = ServiceRate(
+            full_rate
+        )  # over the time in which a batch or more was waiting
         self.offered, self.shadow = Demand(now), Demand(now)
         self._learner: Learner | ProfileLearner | None = None if measured else Learner(model.curve)
         self._replicas: dict[

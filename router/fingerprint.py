@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from router.arrays import TokenIds, Vectors
-from router.model_config import Card, FingerprintConfig, resolve_path
+from router.model_config import CardExample, FingerprintConfig, resolve_path
 from router.schema import Side
 
 FORMAT = "embedding-router fingerprint 1"
@@ -126,7 +126,7 @@ class CardProof:
     """A model's card as a proof; its `digest` is used like that of a fingerprint."""
 
     model: str
-    card: Card
+    card: CardExample
     revision: str | None = None  # the commit of the weights, which the card does not contain
 
     @cached_property

@@ -10,7 +10,7 @@ from router.errors import RouterError
 from router.steps import Counters
 
 
-class Failure(Protocol):
+class TextFailure(Protocol):
     """Why one text of a call has no vector."""
 
     @property
@@ -19,11 +19,11 @@ class Failure(Protocol):
     def message(self) -> str: ...
 
 
-class Reply(Protocol):
+class CallReply(Protocol):
     """The attributes of a replica's answer to one call that a dispatcher reads."""
 
     @property
-    def failed(self) -> Mapping[int, Failure]: ...
+    def failed(self) -> Mapping[int, TextFailure]: ...
     @property
     def replica(self) -> str: ...
     @property
@@ -38,7 +38,7 @@ class Reply(Protocol):
     def counters(self) -> Counters: ...
 
 
-R = TypeVar("R", bound=Reply)
+R = TypeVar("R", bound=CallReply)
 
 
 class Timer(Enum):

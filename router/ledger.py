@@ -18,7 +18,7 @@ from typing import Protocol
 
 from router.cards import Cards
 from router.domain import Curve, Load, Model
-from router.fair import ANY_SENDER, Sender, Waiting
+from router.fair import ANY_SENDER, Sender, WaitingTokens
 from router.group import Group
 
 REPORT_LIFE_S = 1.0
@@ -103,7 +103,7 @@ class _Pool:
         self.calls_in_flight = calls_in_flight
         self.by_id: dict[str, Replica] = {}
         self.joined, self.roomy, self.unused = (Group[Replica]() for _ in range(3))
-        self.waiting, self.bulk = Waiting(), Waiting()
+        self.waiting, self.bulk = WaitingTokens(), WaitingTokens()
         self.curve: Curve | None = None  # as of the last `Ledger.load`, with its bias
         self.bias = 1.0
 
@@ -352,7 +352,7 @@ class Ledger:
         pool = self._pools[model]
         return pool.waiting.tokens if sender is None else pool.waiting.before(sender)
 
-    def bulk(self, model: str) -> Waiting:
+    def bulk(self, model: str) -> WaitingTokens:
         """The bulk tokens in this router's own queue for `model`, which go after all others."""
         return self._pools[model].bulk
 

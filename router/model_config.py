@@ -61,7 +61,7 @@ class MatryoshkaRange(Section):
     min: PositiveInt
 
 
-class Card(Section):
+class CardExample(Section):
     """The example on a model's card: similarities that only its weights, its prompt and its pooling
     reproduce.
     """
@@ -75,7 +75,7 @@ class Card(Section):
     pooling: Literal["last", "mean", "cls"] | None = None  # how the card's model pools
 
     @model_validator(mode="after")
-    def _a_row_a_query(self) -> "Card":
+    def _a_row_a_query(self) -> "CardExample":
         shape = [len(row) for row in self.similarities]
         if shape != [len(self.documents)] * len(self.queries):
             raise ValueError(
@@ -91,7 +91,7 @@ class FingerprintConfig(Section):
     """
 
     file: str | None = None  # made by `embedding-router fingerprint`
-    card: Card | None = None
+    card: CardExample | None = None
     # between each probe's vector and the stored one
     min_cosine: Float = Field(default=0.999, gt=0.0, le=1.0)
     every_s: PositiveFloat = 600.0  # how often a serving replica is checked again

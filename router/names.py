@@ -48,7 +48,7 @@ class Name(NamedTuple):
     budget_ms: float | None = None
 
 
-class Address(NamedTuple):
+class PathPrefix(NamedTuple):
     """The prefix of a path: a collection, and a side if given."""
 
     collection: str
@@ -58,7 +58,7 @@ class Address(NamedTuple):
         return f"{PREFIX}{self.collection}" + (f"/{self.side}" if self.side else "")
 
 
-def split_address(path: str) -> tuple[Address | None, str]:
+def split_address(path: str) -> tuple[PathPrefix | None, str]:
     """Split `path` into its address, if it has one, and the path after it."""
     if not path.startswith(PREFIX):
         return None, path
@@ -68,7 +68,7 @@ def split_address(path: str) -> tuple[Address | None, str]:
     inner = rest if side is None else behind
     if not collection or not inner:
         return None, path
-    return Address(collection, side), f"/{inner}"
+    return PathPrefix(collection, side), f"/{inner}"
 
 
 def read_name(vocabulary: Vocabulary, text: str) -> Name:

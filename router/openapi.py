@@ -29,7 +29,7 @@ from router.openapi_parts import (
 )
 from router.openapi_schemas import SCHEMAS, Json, ref
 from router.openapi_shapes import rerank, shape_operations
-from router.routes import ROUTES, Caller, paths_of
+from router.routes import ROUTES, Audience, paths_of
 from router.spaces import Catalogue
 
 _KEYS: Json = {
@@ -92,7 +92,7 @@ def _paths(catalogue: Catalogue) -> Json:
                 "operationId": name,
                 "description": f"The same as {first}.",
             }
-        if route.caller is Caller.ANYONE:
+        if route.caller is Audience.ANYONE:
             operation = {**operation, "security": [{}]}
         paths.setdefault(route.path, {})[route.methods[0].lower()] = operation
     return paths

@@ -71,7 +71,7 @@ class Side(NamedTuple):
     expected_recall: float | None = None
 
 
-class Slice(NamedTuple):
+class LogSlice(NamedTuple):
     """Requests of a log with similar texts, under both policies.
 
     Qualities are mean points by the config's figures, over the requests that both policies answer
@@ -95,7 +95,7 @@ class Slice(NamedTuple):
         )
 
 
-class Measured(NamedTuple):
+class AnsweredFigures(NamedTuple):
     """Measurements of the answered requests."""
 
     p50_s: float | None
@@ -110,10 +110,10 @@ class Summary(NamedTuple):
     budgets: int  # requests with a latency budget, under the policy of the log
     before: Side
     after: Side
-    measured: Measured
+    measured: AnsweredFigures
     moved: Mapping[tuple[str, str], Mapping[str, int]]  # (from, to) -> requests by the new reason
     changed: int  # decisions that differ from the logged one in any detail
-    slices: tuple[Slice, ...]  # those with requests that moved, most moved first
+    slices: tuple[LogSlice, ...]  # those with requests that moved, most moved first
 
     def as_dict(self) -> dict[str, Any]:
         """The summary for JSON."""
@@ -190,7 +190,7 @@ def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
 
 def _slices(
     entries: Sequence[Entry], before: Sequence[Decision], after: Sequence[Decision]
-) -> tuple[Slice, ...]:
+) -> tuple[LogSlice, ...]:
     groups: dict[tuple[str, str], list[int]] = {}
     for place, entry in enumerate(entries):
         for key in _kinds(entry.request.features):
@@ -213,7 +213,9 @@ def _kinds(features: Features) -> Iterator[tuple[str, str]]:
         yield "kind", "code"
 
 
-def _slice(dimension: str, value: str, rows: Sequence[tuple[Entry, Decision, Decision]]) -> Slice:
+def _slice(
+    dimension: str, value: str, rows: Sequence[tuple[Entry, Decision, Decision]]
+) -> LogSlice:
     both = [
         (old, new)
         for entry, before, after in rows
@@ -222,7 +224,7 @@ def _slice(dimension: str, value: str, rows: Sequence[tuple[Entry, Decision, Dec
     ]
     means = tuple(map(float, np.mean(both, axis=0))) if both else (None, None)
     moved = sum(before.model != after.model for _, before, after in rows)
-    return Slice(dimension, value, len(rows), moved, *means)
+    return LogSlice(dimension, value, len(rows), moved, *means)
 
 
 def _points(entry: Entry, decision: Decision) -> float | None:
@@ -251,7 +253,7 @@ def _side(entries: Sequence[Entry], decisions: Sequence[Decision]) -> Side:
     return Side(dict(models.most_common()), p50_s, p95_s, mean, degraded, misses, kept)
 
 
-def _measured(entries: Sequence[Entry]) -> Measured:
+def _measured(entries: Sequence[Entry]) -> AnsweredFigures:
     answered = [
         (entry, entry.actual_s)
         for entry in entries
@@ -262,7 +264,7 @@ def _measured(entries: Sequence[Entry]) -> Measured:
     for entry, actual_s in answered:
         deadline_s = entry.request.deadline_s
         misses += deadline_s is not None and entry.arrived_s + actual_s > deadline_s
-    return Measured(p50_s, p95_s, misses)
+    return AnsweredFigures(p50_s, p95_s, misses)
 
 
 def _percentiles(seconds: Sequence[float]) -> tuple[float | None, float | None]:

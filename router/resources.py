@@ -20,7 +20,7 @@ AUTO_REPLICAS = 100  # at most, if a deployment has `num_replicas: auto`
 LIGHT_CPUS = 0.1  # of a replica that forwards texts or looks vectors up
 
 
-class Booking(NamedTuple):
+class DeploymentResources(NamedTuple):
     """What each replica of one deployment occupies, and its least number of replicas."""
 
     deployment: str
@@ -59,7 +59,7 @@ class Node:
         """Whether its cards are of this type; true if their type is not known."""
         return accelerator is None or self.accelerators is None or accelerator in self.accelerators
 
-    def take(self, booking: Booking) -> bool:
+    def take(self, booking: DeploymentResources) -> bool:
         """Place one replica here, if it fits."""
         if booking.cpus > self.cpus + 1e-9 or not self.has_type(booking.accelerator):
             return False
@@ -90,7 +90,7 @@ def default_cpus(model: ModelConfig) -> float:
     return LIGHT_CPUS if model.engine.is_light else SERVE_CPUS
 
 
-def bookings(args: RouterArgs, application: Mapping[str, Any]) -> list[Booking]:
+def bookings(args: RouterArgs, application: Mapping[str, Any]) -> list[DeploymentResources]:
     """The fewest replicas of each deployment of a Serve config's application, the router first; 0
     of a model that its first request starts.
     """
@@ -103,7 +103,7 @@ def bookings(args: RouterArgs, application: Mapping[str, Any]) -> list[Booking]:
     return found
 
 
-def _booking(name: str, own: Mapping[str, Any], cpus: float, required: bool) -> Booking:
+def _booking(name: str, own: Mapping[str, Any], cpus: float, required: bool) -> DeploymentResources:
     scaling = own.get("autoscaling_config")
     replicas = (scaling or {}).get("min_replicas", own.get("num_replicas", 1))
     most = replicas if scaling is None else scaling.get("max_replicas", 1)
@@ -115,7 +115,7 @@ def _booking(name: str, own: Mapping[str, Any], cpus: float, required: bool) -> 
         booked = {"num_cpus": cpus}
     else:  # Serve uses these instead of ours
         booked = {"num_cpus": options.get("num_cpus"), "num_gpus": options.get("num_gpus")}
-    return Booking(
+    return DeploymentResources(
         name,
         SERVE_CPUS if booked["num_cpus"] is None else float(booked["num_cpus"]),
         float(booked.get("num_gpus") or 0.0),
@@ -126,14 +126,14 @@ def _booking(name: str, own: Mapping[str, Any], cpus: float, required: bool) -> 
     )
 
 
-def total(booked: Sequence[Booking]) -> str:
+def total(booked: Sequence[DeploymentResources]) -> str:
     """All CPUs and GPUs of the fewest replicas, in words: `5 CPUs and 2.5 GPUs`."""
     cpus = sum(one.cpus * one.replicas for one in booked)
     gpus = sum(one.gpus * one.replicas for one in booked)
     return _count(cpus, "CPU") + (f" and {_count(gpus, 'GPU')}" if gpus else "")
 
 
-def waiting(booked: Sequence[Booking], nodes: Sequence[Node]) -> list[Wait]:
+def waiting(booked: Sequence[DeploymentResources], nodes: Sequence[Node]) -> list[Wait]:
     """The deployments without room for all their replicas on these nodes.
 
     First replicas are placed before second ones, and the largest first; Serve can place them
@@ -142,10 +142,12 @@ def waiting(booked: Sequence[Booking], nodes: Sequence[Node]) -> list[Wait]:
     return [_why(one, booked, nodes) for one in _place(booked, copy.deepcopy(nodes))]
 
 
-def _place(booked: Sequence[Booking], free: Sequence[Node]) -> list[Booking]:
+def _place(
+    booked: Sequence[DeploymentResources], free: Sequence[Node]
+) -> list[DeploymentResources]:
     """Place all replicas; returns the deployments of those without room."""
     order = sorted(booked, key=lambda one: (-bool(one.accelerator), -one.gpus, -one.cpus))
-    short: dict[str, Booking] = {}
+    short: dict[str, DeploymentResources] = {}
     for turn in range(max((one.replicas for one in booked), default=0)):
         for one in order:
             if turn < one.replicas and not any(each.take(one) for each in free):
@@ -153,7 +155,7 @@ def _place(booked: Sequence[Booking], free: Sequence[Node]) -> list[Booking]:
     return list(short.values())
 
 
-def waiting_later(booked: Sequence[Booking], nodes: Sequence[Node]) -> list[Wait]:
+def waiting_later(booked: Sequence[DeploymentResources], nodes: Sequence[Node]) -> list[Wait]:
     """The deployments that start at zero replicas and whose first replica would find no room beside
     the others: a request for such a model waits until it times out, or is refused.
 
@@ -171,12 +173,14 @@ def waiting_later(booked: Sequence[Booking], nodes: Sequence[Node]) -> list[Wait
     return found
 
 
-def first_ones(booked: Sequence[Booking]) -> list[Booking]:
+def first_ones(booked: Sequence[DeploymentResources]) -> list[DeploymentResources]:
     """One replica of each deployment that /health waits for."""
     return [one._replace(replicas=1) for one in booked if one.required and one.replicas]
 
 
-def _why(one: Booking, booked: Sequence[Booking], nodes: Sequence[Node]) -> Wait:
+def _why(
+    one: DeploymentResources, booked: Sequence[DeploymentResources], nodes: Sequence[Node]
+) -> Wait:
     cpus, cards = sum(each.cpus for each in nodes), sum(len(each.cards) for each in nodes)
     typed = any(each.cards and each.has_type(one.accelerator) for each in nodes)
     all_cpus = sum(each.cpus * each.replicas for each in booked)
@@ -201,7 +205,7 @@ def _why(one: Booking, booked: Sequence[Booking], nodes: Sequence[Node]) -> Wait
     return Wait(one.deployment, resource, found, todo)
 
 
-def _needs(one: Booking) -> str:
+def _needs(one: DeploymentResources) -> str:
     kind = "" if one.accelerator is None else f" of type {one.accelerator}"
     parts = [_count(one.gpus, "GPU") + kind] if one.gpus else []
     return " and ".join([*parts, _count(one.cpus, "CPU")])

@@ -18,7 +18,7 @@ class RouterCost(NamedTuple):
         return self.request_s + texts * (self.text_s + self.token_s * tokens)
 
 
-class Shape(NamedTuple):
+class RequestKind(NamedTuple):
     """The texts in each request of a kind."""
 
     texts: int
@@ -33,7 +33,7 @@ class Card(NamedTuple):
     prompt_tokens: int = 0  # read with each text: the template of a reranker
 
 
-class Demand(NamedTuple):
+class FullLoad(NamedTuple):
     """The request rate of full cards, and the routers that it needs."""
 
     requests_per_s: float
@@ -42,7 +42,7 @@ class Demand(NamedTuple):
 
 # Fitted to configs/profiles/routers.json (`python -m benchmarks routers`); a test compares.
 MEASURED = RouterCost(request_s=0.0019, text_s=8.5e-05, token_s=8.8e-07)
-QUESTION, DOCUMENTS = Shape(1, 32), Shape(32, 400)
+QUESTION, DOCUMENTS = RequestKind(1, 32), RequestKind(32, 400)
 
 
 def texts_per_s(curve: Curve, tokens: int) -> float:
@@ -51,11 +51,11 @@ def texts_per_s(curve: Curve, tokens: int) -> float:
     return texts / curve.step(texts * tokens, texts * tokens * tokens, texts)
 
 
-def demand(models: Iterable[Card], shape: Shape, cost: RouterCost = MEASURED) -> Demand:
+def demand(models: Iterable[Card], shape: RequestKind, cost: RouterCost = MEASURED) -> FullLoad:
     """The demand of requests of this shape when these cards are full."""
     rate = routers = 0.0
     for one in models:
         tokens = shape.tokens + one.prompt_tokens
         own = one.cards * texts_per_s(one.curve, tokens) / shape.texts
         rate, routers = rate + own, routers + own * cost.seconds(shape.texts, tokens)
-    return Demand(rate, routers)
+    return FullLoad(rate, routers)

@@ -17,7 +17,7 @@ POST = ("POST",)
 DELETE = ("DELETE",)
 
 
-class Caller(StrEnum):
+class Audience(StrEnum):
     """Who can call a route of a service that has keys."""
 
     ANYONE = "anyone"
@@ -30,7 +30,7 @@ class Route(NamedTuple):
 
     path: str
     methods: tuple[str, ...]
-    caller: Caller
+    caller: Audience
     handler: str
     tag: str = ""  # its part of the reference
     summary: str = ""
@@ -56,7 +56,7 @@ class Route(NamedTuple):
 
 def _part(
     tag: str,
-    caller: Caller,
+    caller: Audience,
     *rows: tuple[tuple[str, ...], str, str, str],
     model_serves: bool = False,
 ) -> Iterator[Route]:
@@ -68,7 +68,7 @@ def _part(
 _ROUTES = (
     *_part(
         "embeddings",
-        Caller.KEY,
+        Audience.KEY,
         (POST, "/v1/embeddings", "embed", "Embed texts"),
         (POST, "/openai/deployments/{model}/embeddings", "azure_embed", "Embed texts, as Azure"),
         (POST, "/v2/embed", "cohere_embed", "Embed texts, as Cohere"),
@@ -78,26 +78,26 @@ _ROUTES = (
     ),
     *_part(
         "reranking",
-        Caller.KEY,
+        Audience.KEY,
         (POST, "/v1/rerank", "rerank", "Rank documents for a query"),
         (POST, "/v2/rerank", "rerank", "Rank documents for a query"),
         model_serves=True,
     ),
     *_part(
         "routing",
-        Caller.KEY,
+        Audience.KEY,
         (POST, "/v1/route", "explain", "Explain where a request would go"),
         (GET, "/v1/tiers", "tiers", "Show the decision matrix, live"),
     ),
     *_part(
         "models",
-        Caller.KEY,
+        Audience.KEY,
         (GET, "/v1/models", "models", "List everything that `model` may be"),
         (GET, "/v1/models/{id}", "model", "Show one entry of that list"),
     ),
     *_part(
         "files",
-        Caller.KEY,
+        Audience.KEY,
         (POST, "/v1/files", "upload_file", "Upload the lines of a batch"),
         (GET, "/v1/files", "files", "List the files of the key, newest first"),
         (GET, "/v1/files/{id}", "file", "Show one file"),
@@ -106,7 +106,7 @@ _ROUTES = (
     ),
     *_part(
         "batches",
-        Caller.KEY,
+        Audience.KEY,
         (POST, "/v1/batches", "create_batch", "Embed the lines of a file when there is time"),
         (GET, "/v1/batches", "batches", "List the batches of the key, newest first"),
         (GET, "/v1/batches/{id}", "batch", "Show one batch"),
@@ -114,12 +114,12 @@ _ROUTES = (
     ),
     *_part(
         "usage",
-        Caller.KEY,
+        Audience.KEY,
         (GET, "/v1/usage", "usage", "Sum up what the key used; an admin key sees all keys"),
     ),
     *_part(
         "routing",
-        Caller.ADMIN,
+        Audience.ADMIN,
         (GET, "/v1/compare", "compare", "Show what a shadow or a canary found on live traffic"),
         (GET, "/v1/decisions", "decisions", "List the last decisions of one router replica"),
         (GET, "/v1/what-if", "policy", "Show the routing rules in force, to edit and post back"),
@@ -127,13 +127,13 @@ _ROUTES = (
     ),
     *_part(
         "health",
-        Caller.ANYONE,
+        Audience.ANYONE,
         (GET, "/health", "health", "Say whether every model that must be ready is"),
         (GET, "/health/live", "live", "Say that the router runs"),
     ),
     *_part(
         "pages",
-        Caller.ANYONE,
+        Audience.ANYONE,
         (GET, "/openapi.json", "reference", "This document"),
         (GET, "/", "console", "The console: a page to try requests and watch decisions"),
         (GET, "/docs", "docs", "This document as a page"),
@@ -148,7 +148,7 @@ def _with_aliases(routes: Iterable[Route]) -> Iterator[Route]:
     for route in routes:
         yield route
         short = route.path.removeprefix("/v1")
-        if short != route.path and route.caller is Caller.KEY and short not in own:
+        if short != route.path and route.caller is Audience.KEY and short not in own:
             yield route._replace(path=short)
 
 
@@ -181,7 +181,7 @@ class Table:
             else:
                 self._at.setdefault(route.path, []).append(route)
         self._below_admin = tuple(
-            f"{path}/" for path, found in self._at.items() if found[0].caller is Caller.ADMIN
+            f"{path}/" for path, found in self._at.items() if found[0].caller is Audience.ADMIN
         )
 
     def find(self, path: str) -> list[Route]:
@@ -196,13 +196,13 @@ class Table:
         """Whether a model answers a POST to `path`."""
         return any(route.model_serves for route in self.find(path))
 
-    def caller(self, path: str) -> Caller:
+    def caller(self, path: str) -> Audience:
         """Who can call `path`. Any path below an admin's is for admins, even where no route exists,
         so that other keys cannot find out what is there.
         """
         if routes := self._at.get(path):
             return routes[0].caller
-        return Caller.ADMIN if path.startswith(self._below_admin) else Caller.KEY
+        return Audience.ADMIN if path.startswith(self._below_admin) else Audience.KEY
 
     def nearest(self, path: str) -> Route | None:
         """The route that a wrong path most likely means."""

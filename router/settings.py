@@ -24,7 +24,7 @@ from router.errors import (
     shorten,
 )
 from router.key_config import KeyDefaults
-from router.names import Address, Name
+from router.names import Name, PathPrefix
 from router.resolving import completed, resolve
 from router.schema import (
     SIDES,
@@ -62,7 +62,7 @@ class Context(NamedTuple):
     catalogue: Catalogue
     headers: Mapping[str, str]
     limits: Limits
-    address: Address | None = None
+    address: PathPrefix | None = None
     defaults: KeyDefaults = KeyDefaults()
     priority: Priority = "interactive"  # of requests that give none
     # raises CollectionNotAllowed for names that the key may not use as a space

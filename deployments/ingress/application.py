@@ -34,9 +34,9 @@ from router.errors import (
     RouterError,
 )
 from router.keys import Grant
-from router.names import Address
+from router.names import PathPrefix
 from router.openapi import document
-from router.routes import Caller as RouteCaller
+from router.routes import Audience as RouteCaller
 from router.routes import Route, methods_of
 from router.settings import permitted_collection
 from router.stamps import Stamps
@@ -216,7 +216,7 @@ class Application:
             return HttpAnswer(*view(caller))
         return await self._handlers[route.handler](caller, http_request)
 
-    def _checked(self, caller: Grant, route: Route, address: Address) -> Address:
+    def _checked(self, caller: Grant, route: Route, address: PathPrefix) -> PathPrefix:
         """The address with the collection's own name; raises NotFound or CollectionNotAllowed."""
         catalogue, check = self._router.service.catalogue, caller.check_collection
         if route.caller is RouteCaller.ANYONE:

@@ -18,7 +18,7 @@ from router.config import RouterArgs
 from router.errors import AdminKeyRequired, InvalidApiKey, OriginNotAllowed
 from router.exposure import NOT_LOCAL, is_loopback
 from router.keys import EVERYTHING, NOBODY, Grant, Keyring, presented
-from router.routes import ROUTES, Caller, methods_of
+from router.routes import ROUTES, Audience, methods_of
 
 ALLOWED_METHODS = ", ".join(methods_of(ROUTES))
 EXPOSED = (
@@ -76,10 +76,10 @@ class Access:
         grant = None if key is None else self._keys.find(key)
         needed = TABLE.caller(http_request.path)
         if grant is None:
-            if needed is Caller.ANYONE:
+            if needed is Audience.ANYONE:
                 return NOBODY
             raise InvalidApiKey
-        if needed is Caller.ADMIN and not grant.admin:
+        if needed is Audience.ADMIN and not grant.admin:
             raise AdminKeyRequired(http_request.path)
         return grant
 
@@ -97,7 +97,7 @@ class Access:
             return None if _is_own(origin, headers.get("host", "")) else origin
         followed = (
             headers.get("sec-fetch-mode") == "navigate"
-            and TABLE.caller(http_request.path) is Caller.ANYONE
+            and TABLE.caller(http_request.path) is Audience.ANYONE
         )
         return None if followed and http_request.scope["method"] in ("GET", "HEAD") else site
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from router.capacity import DemandReport, Rate
+from router.capacity import DemandReport, ServiceRate
 
 WINDOW_S = 10.0
 
@@ -22,7 +22,7 @@ class ProcessorShare:
         used_s: Callable[[], float] = time.process_time,
     ) -> None:
         self._clock, self._used_s = clock, used_s
-        self._rate = Rate(0.0, WINDOW_S)
+        self._rate = ServiceRate(0.0, WINDOW_S)
         self._cores = min(1.0, cores)
         self._seen = clock(), used_s()
 

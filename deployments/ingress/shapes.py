@@ -10,7 +10,7 @@ from router.domain import Reason
 from router.errors import RouterError, render
 from router.rerank_schema import NAMES
 from router.routes import is_ollamas
-from router.shapes.form import Errors, Made
+from router.shapes.form import AnswerContent, Errors
 from router.shapes.openai import OPENAI
 from router.shapes.table import FORMS
 from router.spaces import Catalogue
@@ -33,7 +33,7 @@ def failed(error: RouterError, http_request: HttpRequest) -> HttpAnswer:
 
 
 def embeddings(
-    answer: Answer, catalogue: Catalogue, write: Callable[[Made], bytes], id: str
+    answer: Answer, catalogue: Catalogue, write: Callable[[AnswerContent], bytes], id: str
 ) -> HttpAnswer:
     """Vectors in the form of the request's API, and the headers that all forms have."""
     decision, space, recall = answer.decision, answer.space, answer.expected_recall
@@ -66,7 +66,7 @@ def embeddings(
         routing["elapsed_ms"] = round(answer.elapsed_s * 1000, 2)
     if recall is not None and not answer.encoder.measured(answer.features):
         routing["recall_measured_for"] = [*answer.encoder.measured_for]
-    body = write(Made(answer.vectors, routing, answer.prompt_tokens, id))
+    body = write(AnswerContent(answer.vectors, routing, answer.prompt_tokens, id))
     return HttpAnswer(
         200,
         body,

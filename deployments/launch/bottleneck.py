@@ -7,14 +7,14 @@ from deployments.launch.machine import Finding, Machine
 from router.config import RouterArgs
 from router.models import curve_of
 from router.rerank_config import RerankerConfig
-from router.resources import ROUTER, Booking
-from router.router_cost import DOCUMENTS, QUESTION, Card, Shape, demand
+from router.resources import ROUTER, DeploymentResources
+from router.router_cost import DOCUMENTS, QUESTION, Card, RequestKind, demand
 
 CHARACTERS_A_TOKEN = 4  # of a reranker's template, which is English
 
 
 def routers_finding(
-    machine: Machine, args: RouterArgs, booked: Sequence[Booking]
+    machine: Machine, args: RouterArgs, booked: Sequence[DeploymentResources]
 ) -> Iterator[Finding]:
     """Yield one finding if models with known curves use cards."""
     by_name = {one.deployment: one for one in booked}
@@ -43,7 +43,9 @@ def routers_finding(
     yield Finding("routers", "warn" if todo else "ok", found, todo)
 
 
-def _cards(machine: Machine, args: RouterArgs, booked: dict[str, Booking]) -> Iterator[Card]:
+def _cards(
+    machine: Machine, args: RouterArgs, booked: dict[str, DeploymentResources]
+) -> Iterator[Card]:
     """Yield each model's share of the cards with all replicas, capped at those of this machine."""
     models = args.deployed
     given = {
@@ -66,11 +68,11 @@ def _cards(machine: Machine, args: RouterArgs, booked: dict[str, Booking]) -> It
         yield Card(curve, cards, len(template) // CHARACTERS_A_TOKEN)
 
 
-def _rate(requests_per_s: float, shape: Shape) -> str:
+def _rate(requests_per_s: float, shape: RequestKind) -> str:
     return f"{float(f'{requests_per_s:.2g}'):,.0f} requests/s of {_what(shape)}"
 
 
-def _what(shape: Shape) -> str:
+def _what(shape: RequestKind) -> str:
     return f"{shape.texts} {'text' if shape.texts == 1 else 'texts'} of {shape.tokens} tokens"
 
 

@@ -16,7 +16,7 @@ from deployments.serve_internals import card_type
 from router.config import RouterArgs
 from router.model_config import ModelConfig, resolve_path
 from router.profile import read_profile
-from router.resources import Booking, Node, bookings, waiting, waiting_later
+from router.resources import DeploymentResources, Node, bookings, waiting, waiting_later
 from router.strict import ConfigError
 
 
@@ -115,7 +115,7 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
         )
 
 
-def _room_for(machine: Machine, booked: list[Booking]) -> Iterator[Finding]:
+def _room_for(machine: Machine, booked: list[DeploymentResources]) -> Iterator[Finding]:
     """Yield which replicas would wait on this machine for CPUs, GPUs or a type of card."""
     gpus = [] if isinstance(machine.gpus, str) else machine.gpus
     types = {card_type(name) or name for name, _, _, _ in gpus}
@@ -129,7 +129,9 @@ def _room_for(machine: Machine, booked: list[Booking]) -> Iterator[Finding]:
         yield Finding(wait.resource, "warn", found, todo)
 
 
-def _cpu_builds(machine: Machine, args: RouterArgs, booked: list[Booking]) -> Iterator[Finding]:
+def _cpu_builds(
+    machine: Machine, args: RouterArgs, booked: list[DeploymentResources]
+) -> Iterator[Finding]:
     """Report packages that compute on the CPU alone where models book GPUs."""
     on_cards = {one.deployment for one in booked if one.gpus}
     used = {

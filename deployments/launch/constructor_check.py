@@ -16,7 +16,7 @@ from deployments.service.fingerprints import check_reading
 from deployments.service.prepare import Preparer
 from deployments.service.score_proofs import check_scores_reading
 from deployments.service.shared_cache import open_shared
-from router.config import DecisionLog, RouterArgs
+from router.config import DecisionLogConfig, RouterArgs
 from router.encoder_check import load_encoders
 from router.fingerprint import CardProof, Proof, load
 from router.model_config import ModelConfig, resolve_path
@@ -118,7 +118,7 @@ def _on_hub(model: ModelConfig, base_dir: str | None) -> bool:
     return False
 
 
-def _unwritable(settings: DecisionLog, base_dir: str | None) -> str | None:
+def _unwritable(settings: DecisionLogConfig, base_dir: str | None) -> str | None:
     path = Path(base_dir or ".") / Path(settings.path).expanduser()
     if path.is_dir():
         return f"{path} is a folder; write the name of a file"

@@ -158,7 +158,7 @@ class DecisionLog:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
-def open_log(settings: config.DecisionLog, base_dir: str | None) -> DecisionLog:
+def open_log(settings: config.DecisionLogConfig, base_dir: str | None) -> DecisionLog:
     """Open the configured log, with a random name for this router. Raises OSError when it cannot be
     written.
     """

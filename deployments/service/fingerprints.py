@@ -3,7 +3,7 @@
 from deployments.service.prepare import Prepared, Preparer
 from router.config import RouterArgs
 from router.fingerprint import TEXTS, CardProof, Probe, Proof, load
-from router.model_config import Card, resolve_path
+from router.model_config import CardExample, resolve_path
 from router.schema import Side
 from router.strict import ConfigError
 
@@ -66,7 +66,7 @@ def probes_of(preparer: Preparer, name: str, max_tokens: int) -> list[Probe]:
     return probes
 
 
-def probes_of_card(preparer: Preparer, name: str, card: Card) -> list[Probe]:
+def probes_of_card(preparer: Preparer, name: str, card: CardExample) -> list[Probe]:
     """The card's queries, then its documents, as the router sends them to this model."""
     sides: list[tuple[Side, tuple[str, ...]]] = [
         ("query", card.queries),

@@ -36,7 +36,7 @@ from deployments.service.prepare import Preparer
 from deployments.tools.errors import ToolError
 from router.calibration import Cell
 from router.config import RouterArgs
-from router.curve_fit import Fit, Point, fit
+from router.curve_fit import CurveFit, Point, fit
 from router.domain import Curve, attention
 from router.profile import Profile, ProfileCurve, ProfileFit, ProfilePoint
 from router.routes import EMBEDDINGS
@@ -180,7 +180,7 @@ def points(samples: Sequence[Sample], batch_tokens: int, overhead_s: float) -> l
 
 def fitted(
     samples: Sequence[Sample], batch_tokens: int, assumed_overhead_s: float
-) -> tuple[Fit, list[Point]]:
+) -> tuple[CurveFit, list[Point]]:
     """Fit the curve; return it with the median point of every size.
 
     Through a router the points include the overhead. `assumed_overhead_s` is the curve's if no
@@ -223,7 +223,7 @@ def profile(
     device: str,
     software: str,
     date: str,
-    fit: Fit,
+    fit: CurveFit,
     medians: Sequence[Point],
     memory_bytes: int | None,
 ) -> bytes:

@@ -28,7 +28,7 @@ from deployments.tools.client import BaseUrl
 from router.calibration import MOST_TEXTS, REPEATS, Cell, calls, cells
 from router.calls import max_rows
 from router.config import RouterArgs
-from router.curve_fit import Fit, Point
+from router.curve_fit import CurveFit, Point
 from router.engine_config import Engine
 from router.models import build_models
 
@@ -296,7 +296,7 @@ def _software(engine: Engine) -> str:
 
 
 def _report(
-    name: str, file: Path, made: Fit, measured: Measured, through_router: bool
+    name: str, file: Path, made: CurveFit, measured: Measured, through_router: bool
 ) -> Iterator[str]:
     curve = made.curve
     held = (
@@ -330,7 +330,7 @@ def _report(
 
 
 def _plot(
-    file: Path, name: str, made: Fit, medians: list[Point], overhead_s: float, quiet: bool
+    file: Path, name: str, made: CurveFit, medians: list[Point], overhead_s: float, quiet: bool
 ) -> None:
     """Plot measured steps and the curve on logarithmic axes; without matplotlib print a note."""
     try:

@@ -5,7 +5,7 @@ import orjson
 
 from deployments.launch.serve_config import Report, application, examine, slow_way
 from deployments.serve_internals import counted_cpus
-from router.resources import Booking, Node, Wait, bookings, waiting
+from router.resources import DeploymentResources, Node, Wait, bookings, waiting
 
 
 @click.command()
@@ -58,12 +58,12 @@ def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
     context.exit(1 if failed else 0)
 
 
-def _books(file: str, report: Report) -> list[Booking]:
+def _books(file: str, report: Report) -> list[DeploymentResources]:
     """Resources that the fewest replicas of a file occupy; empty if it cannot be deployed."""
     return bookings(*application(file)) if report.models and not report.problems else []
 
 
-def _waiting_here(books: list[Booking]) -> list[Wait]:
+def _waiting_here(books: list[DeploymentResources]) -> list[Wait]:
     """Resources that this machine lacks; a config with GPUs is taken to be for another machine."""
     if any(one.gpus for one in books):
         return []

@@ -12,7 +12,7 @@ from deployments.tools.policy_file import read_policy
 from router.codes import LANGUAGES, SCRIPTS
 from router.decision_log import LogError, Logged
 from router.decision_log import read as read_log
-from router.replay import REFUSED, Side, Slice, Summary, replay
+from router.replay import REFUSED, LogSlice, Side, Summary, replay
 
 MOST_BROKEN = 10  # line numbers in a message
 MOST_SLICES = 12  # kinds of texts in a table
@@ -137,7 +137,7 @@ def _moved_texts(summary: Summary) -> Iterator[str]:
         )
 
 
-def _named(one: Slice) -> str:
+def _named(one: LogSlice) -> str:
     if one.dimension == "kind":
         return f"{one.value} texts"
     names = LANGUAGES if one.dimension == "language" else SCRIPTS

@@ -13,10 +13,10 @@ from router.schema import EncodingFormat, InputType, Truncate
 from router.shapes.form import (
     OF_HEADERS,
     TEXTS_SCHEMA,
+    AnswerContent,
     Errors,
     Form,
     Incoming,
-    Made,
     ShapeBody,
     given_of,
     read_body,
@@ -77,7 +77,7 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
     )
     types: list[EncodingFormat] = list(dict.fromkeys(fields.embedding_types or ("float",)))
 
-    def write(made: Made) -> bytes:
+    def write(made: AnswerContent) -> bytes:
         rest = {
             "id": made.id,
             "texts": given.texts,
@@ -94,7 +94,7 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
     return Incoming(given, write, sum(AS_NUMBER[kind] for kind in types))
 
 
-def _vectors(made: Made, kind: EncodingFormat) -> bytes:
+def _vectors(made: AnswerContent, kind: EncodingFormat) -> bytes:
     rows = quantise(made.vectors, kind)
     return json_rows(rows, in_base64=kind == "base64")
 

@@ -27,7 +27,7 @@ OF_HEADERS = {
 B = TypeVar("B", bound=BaseModel)
 
 
-class Made(NamedTuple):
+class AnswerContent(NamedTuple):
     """The content of an answer."""
 
     vectors: Vectors
@@ -42,7 +42,7 @@ class Incoming(NamedTuple):
     """
 
     given: Given
-    write: Callable[[Made], bytes]
+    write: Callable[[AnswerContent], bytes]
     bytes_each: float = AS_NUMBER["float"]
 
 

@@ -12,10 +12,10 @@ from router.ignoring import Ignore
 from router.schema import INPUT_SCHEMA
 from router.shapes.form import (
     OF_HEADERS,
+    AnswerContent,
     Errors,
     Form,
     Incoming,
-    Made,
     ShapeBody,
     given_of,
     read_body,
@@ -54,7 +54,7 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
     return Incoming(given, _write)
 
 
-def _write(made: Made) -> bytes:
+def _write(made: AnswerContent) -> bytes:
     rest = {"model": made.routing["model"], "prompt_eval_count": made.prompt_tokens}
     return b'{"embeddings":' + json_rows(made.vectors) + b"," + orjson.dumps(rest)[1:]
 

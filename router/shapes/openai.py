@@ -5,7 +5,7 @@ from router.encoding import IN_BASE64, encode
 from router.errors import NameConflict, render, shorten
 from router.ignoring import Ignore
 from router.schema import Given, read
-from router.shapes.form import Errors, Form, Incoming, Made
+from router.shapes.form import AnswerContent, Errors, Form, Incoming
 
 
 def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
@@ -29,7 +29,7 @@ def _read_azure(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incom
 def _incoming(given: Given) -> Incoming:
     encoding_format = given.body.encoding_format or "float"
 
-    def write(made: Made) -> bytes:
+    def write(made: AnswerContent) -> bytes:
         return encode(made.vectors, encoding_format, made.routing, made.prompt_tokens)
 
     return Incoming(given, write, IN_BASE64[encoding_format])

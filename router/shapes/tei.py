@@ -17,10 +17,10 @@ from router.shapes.form import (
     OF_HEADERS,
     TEXT_SCHEMA,
     TEXTS_SCHEMA,
+    AnswerContent,
     Errors,
     Form,
     Incoming,
-    Made,
     ShapeBody,
     given_of,
     read_body,
@@ -97,7 +97,7 @@ def cut(truncate: bool | None, direction: str | None) -> Literal["end", "start",
     return "start" if direction == "left" else "end"
 
 
-def _write(made: Made) -> bytes:
+def _write(made: AnswerContent) -> bytes:
     return json_rows(made.vectors)
 
 

@@ -9,11 +9,11 @@ from typing import NamedTuple, Protocol
 
 from router.calls import CallInFlight
 from router.domain import Curve, attention
-from router.instructions import Failure
+from router.instructions import TextFailure
 from router.sim.pending import SimChunk
 from router.steps import Counters
 
-NONE_FAILED: Mapping[int, Failure] = {}
+NONE_FAILED: Mapping[int, TextFailure] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class SimReply(NamedTuple):
     inference_s: float
     outstanding_tokens: int
     counters: Counters
-    failed: Mapping[int, Failure] = NONE_FAILED
+    failed: Mapping[int, TextFailure] = NONE_FAILED
     running_tokens: int | None = None
 
 

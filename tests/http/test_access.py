@@ -19,12 +19,12 @@ from deployments.telemetry import metrics
 from router.errors import InvalidApiKey
 from router.exposure import is_loopback, require_local
 from router.keys import EVERYTHING, hash_of, new_key
-from router.routes import ROUTES, Caller
+from router.routes import ROUTES, Audience
 from router.strict import ConfigError, parse_args
 from tests.support.local_service import LocalRouter, served
 
 
-def paths_for(caller: Caller) -> set[str]:
+def paths_for(caller: Audience) -> set[str]:
     return {route.path for route in (*ROUTES, *FILES) if route.caller is caller}
 
 
@@ -107,7 +107,7 @@ def test_without_a_valid_key_nothing_is_answered_but_how_to_get_in(
     assert "er-wrong" not in answer.text
 
 
-@pytest.mark.parametrize("path", sorted(paths_for(Caller.ANYONE) - {"/"}))
+@pytest.mark.parametrize("path", sorted(paths_for(Audience.ANYONE) - {"/"}))
 def test_health_and_documentation_need_no_key(locked: tuple[str, LocalRouter], path: str) -> None:
     assert httpx.get(locked[0] + path).status_code == 200
     assert (
@@ -210,7 +210,7 @@ def test_a_bulk_key_asks_for_bulk_without_saying_so(locked: tuple[str, LocalRout
     )
 
 
-@pytest.mark.parametrize("path", [*sorted(paths_for(Caller.ADMIN)), "/v1/decisions/last"])
+@pytest.mark.parametrize("path", [*sorted(paths_for(Audience.ADMIN)), "/v1/decisions/last"])
 def test_what_other_callers_do_needs_an_admin_key(
     locked: tuple[str, LocalRouter], path: str
 ) -> None:

@@ -20,7 +20,7 @@ from deployments.service.decision_log import open_log
 from deployments.tools import advise_cli, figures
 from deployments.tools.advise import page
 from router.cli import main
-from router.config import DecisionLog
+from router.config import DecisionLogConfig
 from router.fingerprint import Fingerprint, Probe
 from tests.support.advise_data import write
 from tests.support.browser import chromium, needs_chromium
@@ -212,7 +212,7 @@ def test_the_rules_replay_a_real_log(
 ) -> None:
     log = tmp_path / "decisions.jsonl"
     service = running[1].service
-    service.log = open_log(DecisionLog(path=str(log)), None)
+    service.log = open_log(DecisionLogConfig(path=str(log)), None)
     answer = httpx.post(
         f"{running[0]}/v1/embeddings",
         json={"input": "an English sentence about the weather"},

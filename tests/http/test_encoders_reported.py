@@ -52,7 +52,9 @@ async def test_what_a_reload_removes_has_no_series_any_more(tmp_path: Path) -> N
 
 async def test_a_replay_of_queries_decides_between_the_same_encoders(tmp_path: Path) -> None:
     async with served(tmp_path, **SEVERAL) as (client, router):
-        log = router.service.log = open_log(config.DecisionLog(path="log.jsonl"), str(tmp_path))
+        log = router.service.log = open_log(
+            config.DecisionLogConfig(path="log.jsonl"), str(tmp_path)
+        )
         kept = list[float]()
         for number, gone in enumerate(((), ("large",), ("small", "large"))):
             for model in gone:

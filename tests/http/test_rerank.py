@@ -15,7 +15,7 @@ import pytest
 
 from deployments.engines.fake_rerank import hashed
 from deployments.service.decision_log import open_log
-from router.config import DecisionLog
+from router.config import DecisionLogConfig
 from router.decision_log import RERANK
 from router.decision_log import read as read_log
 from router.keys import hash_of
@@ -446,7 +446,7 @@ def test_keys_may_use_similarity_where_they_may_use_its_model() -> None:
 def test_requests_are_counted_and_logged_as_those_of_embeddings(tmp_path: Any) -> None:
     path = tmp_path / "decisions.jsonl"
     with served(ARGS) as (url, router), httpx.Client(base_url=url) as client:
-        log = router.service.log = open_log(DecisionLog(path=str(path)), None)
+        log = router.service.log = open_log(DecisionLogConfig(path=str(path)), None)
         rerank(client, model="quick")
         client.post("/v1/embeddings", json={"input": "one text"})
         log.close()

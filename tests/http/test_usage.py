@@ -15,7 +15,7 @@ from openai import OpenAI
 
 from deployments.service.decision_log import open_log
 from deployments.telemetry import metrics
-from router.config import DecisionLog
+from router.config import DecisionLogConfig
 from router.decision_log import read
 from router.keys import hash_of, new_key
 from tests.support.local_service import served
@@ -128,7 +128,7 @@ def test_costs_are_those_of_the_device_time_that_is_not_cached(tmp_path: Path) -
 def test_the_sums_are_those_of_the_decision_log(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     with served({**ARGS, "batches": {"folder": str(tmp_path / "shared")}}) as (url, router):
-        log = router.service.log = open_log(DecisionLog(path=str(path)), None)
+        log = router.service.log = open_log(DecisionLogConfig(path=str(path)), None)
         send_some(url)
         for key, reranker in (("one", "scores"), ("one", "compares"), ("other", "compares")):
             body = {"query": "which", "documents": ["d", "e"], "model": reranker}

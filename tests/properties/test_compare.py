@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.compare import (
-    Times,
+    DurationHistogram,
     falls_in,
 )
 
@@ -32,7 +32,7 @@ def test_a_larger_share_keeps_whoever_was_in_a_smaller_one(
 def test_percentiles_are_within_a_bucket_of_the_true_ones(
     seconds: list[float], percent: float
 ) -> None:
-    times = Times()
+    times = DurationHistogram()
     for each in seconds:
         times.add(each)
 

@@ -29,7 +29,7 @@ from click.testing import CliRunner
 from deployments.service.decision_log import open_log
 from deployments.telemetry.metrics import OF_REPLICA, OF_ROUTER, OF_VLLM
 from router import cli
-from router.config import Autoscaling, DecisionLog, RouterArgs
+from router.config import Autoscaling, DecisionLogConfig, RouterArgs
 from router.error_samples import SAMPLES
 from router.errors import RouterError, render
 from router.keys import hash_of
@@ -332,7 +332,7 @@ def sample_log() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "decisions.jsonl")
         with served(REFERENCE) as (url, router):
-            log = router.service.log = open_log(DecisionLog(path=str(path)), None)
+            log = router.service.log = open_log(DecisionLogConfig(path=str(path)), None)
             for body in bodies:
                 httpx.post(f"{url}/v1/embeddings", json={"model": "auto"} | body)
             log.close()

@@ -28,10 +28,10 @@ from deployments.service.batches.store import (
 from deployments.telemetry.logs import where
 from router.batch_lines import Validation, answered_line, bulk, read_line, texts_in
 from router.batches import (
-    Batch,
     BatchProblem,
     BatchStatus,
     Ending,
+    StoredBatch,
     Tries,
     again,
     ending_of,
@@ -182,7 +182,7 @@ class _Run:
     def __init__(self, runner: Runner, place: Place) -> None:
         self._runner, self._place = runner, place
         self._store, self._lane = runner.store, runner.lane
-        self._batch: Batch
+        self._batch: StoredBatch
         self._unwritten: list[_Answered] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -216,7 +216,7 @@ class _Run:
     def _now(self) -> int:
         return int(self._store.clock())
 
-    async def _save(self, batch: Batch) -> None:
+    async def _save(self, batch: StoredBatch) -> None:
         await to_the_end(save, self._place, batch)
         self._batch = batch
 
@@ -361,7 +361,7 @@ class _Run:
         finally:
             await to_the_end(results.close)
 
-    def _finish(self, batch: Batch, ending: Ending) -> None:
+    def _finish(self, batch: StoredBatch, ending: Ending) -> None:
         """Write the lines that were not run, and publish the output; every step can be repeated."""
         place, files = self._place, self._store.files
         if not batch.written:

@@ -33,9 +33,9 @@ from router import config
 from router.batch_objects import BatchObject, shown
 from router.batches import (
     CANCELLABLE,
-    Batch,
     BatchBody,
     BatchStatus,
+    StoredBatch,
     not_found,
     stored_grant,
     window_s,
@@ -93,7 +93,7 @@ class BatchStore:
                 f"{MOST_UNFINISHED} unfinished batches", BUSY_RETRY_S, "this client"
             )
         now = int(self.clock())
-        batch = Batch(
+        batch = StoredBatch(
             id=new_id(PREFIX, self.clock()),
             grant=stored_grant(grant),
             endpoint=body.endpoint,
@@ -161,7 +161,7 @@ class BatchStore:
         read = any(batch.input_file_id == id for _, batch in self._unfinished_of(key))
         self.files.delete(key, id, read)
 
-    def forget_input(self, place: Place, batch: Batch) -> None:
+    def forget_input(self, place: Place, batch: StoredBatch) -> None:
         """Remove the input of an ended batch, if it was deleted and no other batch reads it."""
         others = self._unfinished_of(place.key)
         if all(other.input_file_id != batch.input_file_id for _, other in others):
@@ -170,7 +170,7 @@ class BatchStore:
     def _keys(self) -> list[str]:
         return sorted(entry.name for entry in self._folder.iterdir() if entry.is_dir())
 
-    def _unfinished_of(self, key: str) -> list[tuple[Place, Batch]]:
+    def _unfinished_of(self, key: str) -> list[tuple[Place, StoredBatch]]:
         found = []
         for name in names_in(of_key(self._folder, key), descending=False):
             place = self._place(key, name)
@@ -217,12 +217,12 @@ def open_store(settings: config.Batches, base_dir: str | None) -> BatchStore:
     return BatchStore(folder, FileStore(folder, settings.max_bytes_per_key))
 
 
-def load(place: Place) -> Batch:
+def load(place: Place) -> StoredBatch:
     """Return the last saved state of a batch. Raises OSError or ValidationError."""
-    return Batch.model_validate_json((place.folder / STATE).read_bytes())
+    return StoredBatch.model_validate_json((place.folder / STATE).read_bytes())
 
 
-def save(place: Place, batch: Batch) -> None:
+def save(place: Place, batch: StoredBatch) -> None:
     """Replace the saved state of a batch."""
     write_whole(place.folder / STATE, batch.model_dump_json().encode())
 

@@ -28,10 +28,10 @@ from router.batches import (
     MOST_PROBLEMS,
     MOST_WAIT_S,
     OVER,
-    Batch,
     BatchProblem,
     BatchStatus,
     Counts,
+    StoredBatch,
     Tries,
     again,
     ending_of,
@@ -45,7 +45,7 @@ from router.errors import InvalidJson, InvalidValue, UnknownField
 from router.key_config import KeyDefaults
 from router.keys import EVERYTHING, Grant
 
-NEW = Batch(
+NEW = StoredBatch(
     id="batch_1",
     grant=stored_grant(EVERYTHING),
     endpoint="/v1/embeddings",
@@ -297,11 +297,13 @@ class Machine:
         done = {number_of(row) for row in self.output}
         return [number for number in range(1, total + 1) if number not in done]
 
-    def save(self, batch: Batch) -> None:
+    def save(self, batch: StoredBatch) -> None:
         if batch.status is not self.disk.status:
             assert batch.status in LIFE[self.disk.status]
             assert getattr(batch, f"{batch.status}_at") is not None
-        self.disk = Batch.model_validate_json(batch.model_dump_json())  # as the next one reads it
+        self.disk = StoredBatch.model_validate_json(
+            batch.model_dump_json()
+        )  # as the next one reads it
         assert self.disk == batch
         self.step()
 

@@ -7,7 +7,7 @@ import pytest
 from router.capacity import (
     Demand,
     DemandReport,
-    Rate,
+    ServiceRate,
     Want,
     learned,
     needed_replicas,
@@ -17,7 +17,7 @@ from router.capacity import (
 
 
 def test_a_rate_starts_at_its_guess_and_moves_to_what_is_measured() -> None:
-    rate = Rate(1000.0, window_s=10.0)
+    rate = ServiceRate(1000.0, window_s=10.0)
     assert rate.tokens_per_s == 1000.0
     for _ in range(500):
         rate.served(250, 0.1)
@@ -25,13 +25,13 @@ def test_a_rate_starts_at_its_guess_and_moves_to_what_is_measured() -> None:
 
 
 def test_time_without_work_does_not_lower_a_rate() -> None:
-    rate = Rate(1000.0)
+    rate = ServiceRate(1000.0)
     rate.served(0, 0.0)
     assert rate.tokens_per_s == 1000.0
 
 
 def test_a_rate_follows_a_replica_that_slows_down() -> None:
-    rate = Rate(1000.0, window_s=10.0)
+    rate = ServiceRate(1000.0, window_s=10.0)
     for _ in range(600):
         rate.served(50, 0.1)
     assert rate.tokens_per_s == pytest.approx(500.0, rel=0.01)

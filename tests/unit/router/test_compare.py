@@ -11,12 +11,12 @@ import pytest
 from router.compare import (
     FEWEST_TEXTS,
     CanaryReport,
+    DurationHistogram,
     Mean,
     Ring,
     Seen,
     Shadowed,
     ShadowReport,
-    Times,
     falls_in,
     slices_of,
 )
@@ -104,7 +104,7 @@ def test_a_ring_forgets_the_oldest_and_never_grows() -> None:
 
 
 def test_nothing_measured_has_no_percentile_and_no_mean() -> None:
-    assert Times().as_dict() == {"p50": None, "p95": None}
+    assert DurationHistogram().as_dict() == {"p50": None, "p95": None}
     assert Mean().as_dict()["mean"] is None
 
 

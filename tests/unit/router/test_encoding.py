@@ -13,7 +13,7 @@ from router.answers import Routing
 from router.config import Limits
 from router.encoding import encode, estimated_bytes, quantise
 from router.schema import EncodingFormat
-from router.shapes.form import Made
+from router.shapes.form import AnswerContent
 from router.shapes.table import FORMS
 
 ROUTING = Routing(
@@ -183,5 +183,5 @@ def test_the_size_of_an_answer_is_known_before_it_is_written(
 ) -> None:
     incoming = FORMS[handler].read(json.dumps(body).encode(), Limits(), False, "")
     vectors = np.random.default_rng(1).normal(0, 0.05, (count, 2048)).astype(np.float32)
-    size = len(incoming.write(Made(vectors, ROUTING, 7, "id")))
+    size = len(incoming.write(AnswerContent(vectors, ROUTING, 7, "id")))
     assert 0.6 * size - 600 <= estimated_bytes(count, 2048, incoming.bytes_each) <= 1.5 * size

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.domain import Curve
-from router.fair import Sender, Waiting
+from router.fair import Sender, WaitingTokens
 from tests.support.dispatch_machine import BATCH, Call, Chunk, DispatchMachine
 
 LINE = Curve(0.0, 0.01, 0.0001, 0.0, BATCH)
@@ -241,7 +241,7 @@ def test_what_goes_before_a_key_is_its_own_and_the_turns_of_others(
     waits: list[tuple[str, int]], key: str, weight: float
 ) -> None:
     waiting, senders = (
-        Waiting(),
+        WaitingTokens(),
         {name: Sender(name) for name in "abcd"} | {key: Sender(key, weight)},
     )
     own: Counter[str] = Counter()
@@ -258,7 +258,7 @@ def test_what_goes_before_a_key_is_its_own_and_the_turns_of_others(
 
 
 def test_texts_without_tokens_leave_no_key_among_those_that_wait() -> None:
-    waiting = Waiting()
+    waiting = WaitingTokens()
     waiting.add(0, Sender("empty", 100.0))
     waiting.remove(0, Sender("empty", 100.0))
     waiting.add(100, ONE)

@@ -6,7 +6,7 @@ import pytest
 
 from router.config import RouterArgs
 from router.errors import InvalidValue
-from router.names import Address, Name, read_name, split_address
+from router.names import Name, PathPrefix, read_name, split_address
 from router.spaces import Catalogue
 
 MODEL = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 64, "matryoshka": [4]}
@@ -89,12 +89,12 @@ def test_a_budget_of_nothing_is_refused() -> None:
     ("path", "address", "inner"),
     [
         ("/v1/embeddings", None, "/v1/embeddings"),
-        ("/in/docs/v1/embeddings", Address("docs", None), "/v1/embeddings"),
-        ("/in/docs/query/v1/embeddings", Address("docs", "query"), "/v1/embeddings"),
-        ("/in/docs/document/v1/models/a/b", Address("docs", "document"), "/v1/models/a/b"),
-        ("/in/query/v1/route", Address("query", None), "/v1/route"),
-        ("/in/query/query/v1/route", Address("query", "query"), "/v1/route"),
-        ("/in/my docs/v1/route", Address("my docs", None), "/v1/route"),
+        ("/in/docs/v1/embeddings", PathPrefix("docs", None), "/v1/embeddings"),
+        ("/in/docs/query/v1/embeddings", PathPrefix("docs", "query"), "/v1/embeddings"),
+        ("/in/docs/document/v1/models/a/b", PathPrefix("docs", "document"), "/v1/models/a/b"),
+        ("/in/query/v1/route", PathPrefix("query", None), "/v1/route"),
+        ("/in/query/query/v1/route", PathPrefix("query", "query"), "/v1/route"),
+        ("/in/my docs/v1/route", PathPrefix("my docs", None), "/v1/route"),
         ("/in", None, "/in"),
         ("/in/docs", None, "/in/docs"),
         ("/in/docs/query", None, "/in/docs/query"),
@@ -103,7 +103,7 @@ def test_a_budget_of_nothing_is_refused() -> None:
     ],
 )
 def test_an_address_stands_in_front_of_a_path(
-    path: str, address: Address | None, inner: str
+    path: str, address: PathPrefix | None, inner: str
 ) -> None:
     assert split_address(path) == (address, inner)
 

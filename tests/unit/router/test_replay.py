@@ -545,7 +545,7 @@ def test_a_service_logs_what_it_decided_and_never_the_text(tmp_path: Path) -> No
         router = LocalRouter(parse_args(ARGS))
         await router.start()
         service = router.service
-        service.log = open_log(config.DecisionLog(path="decisions.jsonl"), str(tmp_path))
+        service.log = open_log(config.DecisionLogConfig(path="decisions.jsonl"), str(tmp_path))
         for body in (
             {"input": "where is the secret word", "model": "fast"},
             {"input": ["secret", "two"], "latency_budget_ms": 500},

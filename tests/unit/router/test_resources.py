@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from deployments.launch.serve_config import application, check
 from router.cli import main
 from router.resources import (
-    Booking,
+    DeploymentResources,
     Node,
     bookings,
     first_ones,
@@ -27,7 +27,7 @@ QWEN3, TYPED, ONE = (
 )
 
 
-def booked(path: Path) -> list[Booking]:
+def booked(path: Path) -> list[DeploymentResources]:
     return bookings(*application(path))
 
 
@@ -73,8 +73,8 @@ def test_the_typed_config_fits_the_nodes_of_a_mixed_cluster() -> None:
     assert "yours are L4 and L40S" in short
 
 
-def booking(name: str, gpus: float, cpus: float = 1.0, replicas: int = 1) -> Booking:
-    return Booking(name, cpus, gpus, None, replicas, True)
+def booking(name: str, gpus: float, cpus: float = 1.0, replicas: int = 1) -> DeploymentResources:
+    return DeploymentResources(name, cpus, gpus, None, replicas, True)
 
 
 def test_shares_of_a_card_come_from_one_card() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from deployments.ingress.routes import TABLE
 from router.errors import NotFound
-from router.routes import EMBEDDINGS, GET, POST, ROUTES, Caller, Route, Table, methods_of
+from router.routes import EMBEDDINGS, GET, POST, ROUTES, Audience, Route, Table, methods_of
 
 
 def test_a_path_and_a_method_name_one_route() -> None:
@@ -44,7 +44,7 @@ def test_a_path_finds_its_handlers(path: str, handlers: list[str]) -> None:
 
 def test_a_parameter_may_stand_in_the_middle_and_the_longest_pattern_wins() -> None:
     table = Table(
-        Route(path, GET, Caller.KEY, path)
+        Route(path, GET, Audience.KEY, path)
         for path in ("/v1/files/{id}", "/v1/files/{id}/content", "/v1/files")
     )
     assert [route.path for route in table.find("/v1/files/a/b/content")] == [
@@ -57,7 +57,7 @@ def test_a_parameter_may_stand_in_the_middle_and_the_longest_pattern_wins() -> N
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)
 def test_what_keys_call_under_v1_they_may_call_without(route: Route) -> None:
-    if route.path.startswith("/v1/") and route.caller is Caller.KEY:
+    if route.path.startswith("/v1/") and route.caller is Audience.KEY:
         path = route.path.removeprefix("/v1")
         (short,) = (one for one in ROUTES if (one.path, one.methods) == (path, route.methods))
         assert (short.handler, short.caller) == (route.handler, route.caller)
@@ -70,18 +70,18 @@ def test_methods_of_several_routes_are_listed_once() -> None:
 @pytest.mark.parametrize(
     ("path", "caller"),
     [
-        ("/health", Caller.ANYONE),
-        ("/", Caller.ANYONE),
-        ("/console/console.js", Caller.ANYONE),
-        ("/console/nothing.js", Caller.KEY),
-        ("/v1/tiers", Caller.KEY),
-        ("/nothing", Caller.KEY),
-        ("/v1/decisions", Caller.ADMIN),
-        ("/v1/decisions/last", Caller.ADMIN),
-        ("/v1/decisionsx", Caller.KEY),
+        ("/health", Audience.ANYONE),
+        ("/", Audience.ANYONE),
+        ("/console/console.js", Audience.ANYONE),
+        ("/console/nothing.js", Audience.KEY),
+        ("/v1/tiers", Audience.KEY),
+        ("/nothing", Audience.KEY),
+        ("/v1/decisions", Audience.ADMIN),
+        ("/v1/decisions/last", Audience.ADMIN),
+        ("/v1/decisionsx", Audience.KEY),
     ],
 )
-def test_who_may_call_a_path(path: str, caller: Caller) -> None:
+def test_who_may_call_a_path(path: str, caller: Audience) -> None:
     assert TABLE.caller(path) is caller
 
 
