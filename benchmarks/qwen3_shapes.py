@@ -30,7 +30,7 @@ from deployments.engines.base import Batch
 from deployments.engines.transformers import TransformersEngine
 from deployments.replica.device import accelerator_bytes
 from deployments.tools import calibrate
-from deployments.tools.calibrate import Sample
+from deployments.tools.calibrate import TimedCall
 from router import engine_config
 from router.calibration import MOST_TEXTS, Cell, calls, cells
 from router.curve_fit import CurveFit, Point
@@ -163,7 +163,7 @@ class Found(NamedTuple):
 
     fit: CurveFit
     medians: list[Point]
-    samples: list[Sample]
+    samples: list[TimedCall]
     held: dict[Cell, int]
     weights_bytes: int
     graph_s: float | None

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deployments.tools.client import Client, Embedded
+from deployments.tools.client import EmbeddingAnswer, ServiceClient
 from router.arrays import Vectors
 
 BASE_URL = "http://127.0.0.1:8000"
@@ -113,11 +113,11 @@ class ServiceEncoder:
 
     async def _encode(self, texts: list[str], input_type: str) -> Vectors:
         gate = asyncio.Semaphore(self._in_flight)
-        async with Client(
+        async with ServiceClient(
             self._base_url, self._api_key, self._transport, has_answered=self.space is not None
         ) as client:
 
-            async def one(some: list[str]) -> Embedded:
+            async def one(some: list[str]) -> EmbeddingAnswer:
                 async with gate:
                     return await client.embed(some, input_type=input_type, **self._options)
 

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import click
 
 from deployments.tools.advise import latency, run, survey
-from deployments.tools.advise.inputs import Inputs, Reader, sampled
+from deployments.tools.advise.inputs import InputReader, Inputs, sampled
 from deployments.tools.advise.rows import InputError
-from deployments.tools.advise.run import Estimate
-from deployments.tools.advise.survey import Plan
-from deployments.tools.client import Client
+from deployments.tools.advise.run import RemainingWork
+from deployments.tools.advise.survey import AdvisePlan
+from deployments.tools.client import ServiceClient
 from deployments.tools.options import FILE, FOLDER, errors_shown, router_options
 from deployments.tools.policy_file import read_policy, text_of, with_tiers
 from router.strict import ConfigError
@@ -192,7 +192,7 @@ def main(
     if texts is None and not (searches or pairs or labels):
         raise click.UsageError("give texts to measure with: --texts, --search, --pairs or --labels")
     with errors_shown(ConfigError):
-        reader = Reader(skip_bad, text_field, id_field)
+        reader = InputReader(skip_bad, text_field, id_field)
         own = [] if texts is None else [(texts, queries, qrels)]
         inputs = _read(reader, [*own, *searches], pairs, labels)
         job = Job(
@@ -209,7 +209,7 @@ def main(
             yes,
             as_json,
         )
-        asyncio.run(_advise(Client(base_url, api_key), sampled(inputs, most), job))
+        asyncio.run(_advise(ServiceClient(base_url, api_key), sampled(inputs, most), job))
 
 
 def _check_packages() -> None:
@@ -223,7 +223,7 @@ def _check_packages() -> None:
 
 
 def _read(
-    reader: Reader,
+    reader: InputReader,
     searches: Sequence[tuple[Path, Path | None, Path | None]],
     pairs: tuple[Path, ...],
     labels: tuple[Path, ...],
@@ -248,7 +248,7 @@ def _read(
     return inputs
 
 
-def _search(reader: Reader, texts: Path, queries: Path | None, qrels: Path | None) -> Inputs:
+def _search(reader: InputReader, texts: Path, queries: Path | None, qrels: Path | None) -> Inputs:
     """Read documents and, if given, queries and judgements."""
     one = Inputs()
     one.documents, one.names["texts"] = reader.texts(texts), texts.name
@@ -259,7 +259,7 @@ def _search(reader: Reader, texts: Path, queries: Path | None, qrels: Path | Non
     return one
 
 
-async def _advise(client: Client, inputs: Inputs, job: Job) -> None:
+async def _advise(client: ServiceClient, inputs: Inputs, job: Job) -> None:
     for note in inputs.notes:
         click.echo(note, err=True)
     async with client:
@@ -289,7 +289,7 @@ async def _advise(client: Client, inputs: Inputs, job: Job) -> None:
     click.echo((job.output / "report.json").read_text(encoding="utf-8") if job.as_json else said)
 
 
-def _told(plan: Plan, todo: list[Estimate], gpu_hour: float | None) -> list[str]:
+def _told(plan: AdvisePlan, todo: list[RemainingWork], gpu_hour: float | None) -> list[str]:
     """Describe what will be done, before it begins."""
     lines, total_s, price = ["to embed, as the service predicts:"], 0.0, 0.0
     for candidate, each in zip(plan.candidates, todo, strict=True):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from deployments.launch.serve_config import application
 from deployments.tools import proof_report
 from deployments.tools.align import Material, Remembering, align, material
-from deployments.tools.client import Client
+from deployments.tools.client import ServiceClient
 from deployments.tools.corpus import read_judgements, read_texts
 from deployments.tools.options import (
     FILE,
@@ -97,7 +97,7 @@ def main(
             origin = (
                 Configured(application(path)[0], bar)
                 if path is not None
-                else Served(Client(base_url or "", api_key), bar)
+                else Served(ServiceClient(base_url or "", api_key), bar)
             )
             adapter = asyncio.run(_aligned(origin, source, target, given, method))
             bar.total = bar.n

@@ -49,7 +49,7 @@ class CalibrationError(ToolError):
     """The model cannot be measured; the message says what to do."""
 
 
-class Sample(NamedTuple):
+class TimedCall(NamedTuple):
     """One measured call."""
 
     cell: Cell
@@ -122,7 +122,7 @@ async def sample(
     repeats: int,
     rng: random.Random,
     tick: Callable[[Cell], None],
-) -> list[Sample]:
+) -> list[TimedCall]:
     """Measure every size in random order, after a warm-up call of each size that fits a batch.
 
     Each size is measured `repeats` times; sizes of more than a batch a third as often, because each
@@ -139,12 +139,14 @@ async def sample(
         texts, counts = zip(*(write(cell.tokens) for _ in range(cell.texts)), strict=True)
         inference_s, total_s = await source.measure(texts, counts)
         if index >= len(warm):
-            samples.append(Sample(cell, sum(counts), attention(counts, span), inference_s, total_s))
+            samples.append(
+                TimedCall(cell, sum(counts), attention(counts, span), inference_s, total_s)
+            )
         tick(cell)
     return samples
 
 
-def overhead(samples: Sequence[Sample]) -> float | None:
+def overhead(samples: Sequence[TimedCall]) -> float | None:
     """Median seconds of short requests beyond their inference; None if no router measured."""
     smallest = min(sample.cell.tokens for sample in samples)
     beside = [
@@ -157,7 +159,7 @@ def overhead(samples: Sequence[Sample]) -> float | None:
     return statistics.median(beside) if beside else None
 
 
-def points(samples: Sequence[Sample], batch_tokens: int, overhead_s: float) -> list[Point]:
+def points(samples: Sequence[TimedCall], batch_tokens: int, overhead_s: float) -> list[Point]:
     """Return one average step per sample.
 
     Its seconds are the engine's or, if a router measured the sample, the step's plus `overhead_s`.
@@ -179,7 +181,7 @@ def points(samples: Sequence[Sample], batch_tokens: int, overhead_s: float) -> l
 
 
 def fitted(
-    samples: Sequence[Sample], batch_tokens: int, assumed_overhead_s: float
+    samples: Sequence[TimedCall], batch_tokens: int, assumed_overhead_s: float
 ) -> tuple[CurveFit, list[Point]]:
     """Fit the curve; return it with the median point of every size.
 
@@ -265,7 +267,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-class InProcess:
+class InProcessSource:
     """A model's engine in this process, behind the same host as in its replica."""
 
     def __init__(self, args: RouterArgs, model: str) -> None:

@@ -23,7 +23,14 @@ from deployments.launch.serve_config import application
 from deployments.replica.device import device_name
 from deployments.service.prepare import Preparer
 from deployments.tools import calibrate
-from deployments.tools.calibrate import CalibrationError, InProcess, Running, Sample, Source, Writer
+from deployments.tools.calibrate import (
+    CalibrationError,
+    InProcessSource,
+    Running,
+    Source,
+    TimedCall,
+    Writer,
+)
 from deployments.tools.client import BaseUrl
 from router.calibration import MOST_TEXTS, REPEATS, Cell, calls, cells
 from router.calls import max_rows
@@ -35,10 +42,10 @@ from router.models import build_models
 ALL = "all"
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """The result of the process that measured."""
 
-    samples: list[Sample]
+    samples: list[TimedCall]
     batch_tokens: int
     memory_bytes: int | None
     device: str
@@ -189,7 +196,7 @@ def replica_environment(serve: Mapping[str, Any], model: str) -> dict[str, str]:
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)), **given}
 
 
-def _in_child(job: Job, environment: Mapping[str, str]) -> Measured:
+def _in_child(job: Job, environment: Mapping[str, str]) -> Measurement:
     """Measure in a fresh process: libraries read most of `environment` when they are loaded."""
     with _environment(environment), ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
@@ -200,11 +207,11 @@ def _in_child(job: Job, environment: Mapping[str, str]) -> Measured:
             ) from error
 
 
-def _run(job: Job) -> Measured:
+def _run(job: Job) -> Measurement:
     return asyncio.run(_measure(job))
 
 
-async def _measure(job: Job) -> Measured:
+async def _measure(job: Job) -> Measurement:
     rng, model = random.Random(job.seed), job.model
     only = job.args.model_copy(update={"models": {model: job.args.models[model]}})
     preparer = Preparer(only)
@@ -212,11 +219,13 @@ async def _measure(job: Job) -> Measured:
         lambda text: preparer.prepare([text], None, None, [model])[model].counts[0], rng
     )
     source: Source
-    source = Running(job.base_url, model, job.api_key) if job.base_url else InProcess(only, model)
+    source = (
+        Running(job.base_url, model, job.api_key) if job.base_url else InProcessSource(only, model)
+    )
     try:
         await source.start()
         batch_tokens = job.batch_tokens or (
-            source.batch_tokens if isinstance(source, InProcess) else 0
+            source.batch_tokens if isinstance(source, InProcessSource) else 0
         )
         most_texts = min(
             MOST_TEXTS,
@@ -239,7 +248,7 @@ async def _measure(job: Job) -> Measured:
             samples = await calibrate.sample(
                 source, writer.write, sizes, batch_tokens, span, job.repeats, rng, tick
             )
-        return Measured(
+        return Measurement(
             samples,
             batch_tokens,
             source.memory_bytes(),
@@ -296,7 +305,7 @@ def _software(engine: Engine) -> str:
 
 
 def _report(
-    name: str, file: Path, made: CurveFit, measured: Measured, through_router: bool
+    name: str, file: Path, made: CurveFit, measured: Measurement, through_router: bool
 ) -> Iterator[str]:
     curve = made.curve
     held = (

@@ -63,7 +63,7 @@ class RouterAway(ToolError):
     """The router does not respond, or has refused every request for a long time."""
 
 
-class Embedded(NamedTuple):
+class EmbeddingAnswer(NamedTuple):
     """The answer to one request."""
 
     vectors: Vectors
@@ -72,7 +72,7 @@ class Embedded(NamedTuple):
     tokens: int  # read by the model
 
 
-class Client:
+class ServiceClient:
     """A client of one router that retries transient failures for up to PATIENCE_S.
 
     A router that has answered before can be away for a while, as during a restart, so the client
@@ -97,7 +97,7 @@ class Client:
             base_url=self._url, headers=headers, timeout=TIMEOUT_S, transport=transport
         )
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> "ServiceClient":
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -136,7 +136,7 @@ class Client:
         routed: dict[str, Any] = answer.json()
         return routed
 
-    async def embed(self, texts: Sequence[str], **options: Any) -> Embedded:
+    async def embed(self, texts: Sequence[str], **options: Any) -> EmbeddingAnswer:
         """Embed texts on the bulk lane; `options` are those of the API.
 
         Raises RequestRefused or RouterAway.
@@ -152,7 +152,7 @@ class Client:
         ]
         adapter = answer["routing"].get("adapter")
         tokens = answer["usage"]["prompt_tokens"]
-        return Embedded(
+        return EmbeddingAnswer(
             np.stack(rows), answer["routing"]["space"], adapter and adapter["source"], tokens
         )
 

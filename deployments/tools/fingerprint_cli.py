@@ -15,7 +15,7 @@ from deployments.replica.score_identity import probes_of_pairs
 from deployments.service.fingerprints import probes_of
 from deployments.service.prepare import Preparer
 from deployments.service.score_proofs import pair_probes
-from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
+from deployments.tools.client import BaseUrl, RequestRefused, RouterAway, ServiceClient
 from router import fingerprint, score_fingerprint
 from router.arrays import Vectors
 from router.config import RouterArgs
@@ -74,7 +74,7 @@ def main(
     )
 
 
-class Made(NamedTuple):
+class WrittenFingerprint(NamedTuple):
     """What was written."""
 
     probes: int
@@ -84,7 +84,7 @@ class Made(NamedTuple):
 
 def _of_model(
     args: RouterArgs, model: str, base_url: str | None, api_key: str | None, output: Path
-) -> Made:
+) -> WrittenFingerprint:
     config = args.models[model]
     probes = probes_of(
         Preparer(args.model_copy(update={"models": {model: config}})), model, config.max_tokens
@@ -100,10 +100,12 @@ def _of_model(
     )
     made = fingerprint.make(model, probes, vectors)
     fingerprint.save(made, output)
-    return Made(len(probes), vectors.shape[1], made.digest)
+    return WrittenFingerprint(len(probes), vectors.shape[1], made.digest)
 
 
-def _of_reranker(args: RouterArgs, name: str, base_url: str | None, output: Path) -> Made:
+def _of_reranker(
+    args: RouterArgs, name: str, base_url: str | None, output: Path
+) -> WrittenFingerprint:
     config = args.rerankers[name]
     if config.similarity is not None:
         raise click.ClickException(
@@ -118,7 +120,7 @@ def _of_reranker(args: RouterArgs, name: str, base_url: str | None, output: Path
         raise click.ClickException(wrong)
     made = score_fingerprint.make(name, pairs, scores)
     score_fingerprint.save(made, output)
-    return Made(len(pairs), 1, made.digest)
+    return WrittenFingerprint(len(pairs), 1, made.digest)
 
 
 async def _embedded(args: RouterArgs, model: str, probes: list[Probe]) -> Vectors:
@@ -136,7 +138,7 @@ async def _embedded(args: RouterArgs, model: str, probes: list[Probe]) -> Vector
 
 
 async def _answered(base_url: str, api_key: str | None, model: str, probes: list[Probe]) -> Vectors:
-    async with Client(base_url, api_key) as client:
+    async with ServiceClient(base_url, api_key) as client:
         answers = [
             await client.embed([probe.text], model=model, input_type=probe.side) for probe in probes
         ]

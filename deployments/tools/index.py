@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deployments.tools.align import Material, material, relevant_places, rows_by_language
-from deployments.tools.client import Embedded
+from deployments.tools.client import EmbeddingAnswer
 from deployments.tools.corpus import Text
 from deployments.tools.migrate import MigrationError, Parts, vectors_at
 from deployments.tools.writing import Corpus
@@ -53,7 +53,7 @@ def chosen(
     return material(documents, queries, judgements), rows
 
 
-def own_vectors(made: Sequence[Embedded]) -> Vectors:
+def own_vectors(made: Sequence[EmbeddingAnswer]) -> Vectors:
     """Join the vectors of all answers. Raises MigrationError for an answer over an adapter."""
     for answer in made:
         if answer.adapter is not None:

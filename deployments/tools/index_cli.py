@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from deployments.tools import progress
-from deployments.tools.client import Client
+from deployments.tools.client import ServiceClient
 from deployments.tools.corpus import read_judgements, read_texts
 from deployments.tools.index import Compared, chosen, compare, own_vectors
 from deployments.tools.migrate import MigrationError, Parts
@@ -25,7 +25,7 @@ from deployments.tools.proof_report import ndcg_kept, recall_kept
 from deployments.tools.writing import (
     Collection,
     Corpus,
-    Pace,
+    SendOptions,
     collection_of,
     corpus_options,
     pace_options,
@@ -45,7 +45,7 @@ class Job(NamedTuple):
 
     collection: str
     corpus: Corpus
-    pace: Pace
+    pace: SendOptions
     output: Path
     queries: Path | None
     qrels: Path | None
@@ -121,7 +121,7 @@ def main(
     job = Job(
         collection,
         Corpus(texts, text_field, id_field),
-        Pace(truncate, batch, in_flight, part_rows),
+        SendOptions(truncate, batch, in_flight, part_rows),
         output,
         queries,
         qrels,
@@ -130,10 +130,10 @@ def main(
         sample,
     )
     with errors_shown():
-        asyncio.run(_index(Client(base_url, api_key), job, as_json))
+        asyncio.run(_index(ServiceClient(base_url, api_key), job, as_json))
 
 
-async def _index(client: Client, job: Job, as_json: bool) -> None:
+async def _index(client: ServiceClient, job: Job, as_json: bool) -> None:
     async with client:
         found = await collection_of(client, job.collection)
         _check(job, found)
@@ -191,7 +191,7 @@ def _check(job: Job, found: Collection) -> None:
 
 
 async def _measure(
-    client: Client, job: Job, found: Collection, written: dict[str, Parts]
+    client: ServiceClient, job: Job, found: Collection, written: dict[str, Parts]
 ) -> Compared:
     assert job.queries is not None
     queries = list(read_texts(job.queries, job.corpus.text_field))

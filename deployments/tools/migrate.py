@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from deployments.tools.client import Client, Embedded, RequestRefused
+from deployments.tools.client import EmbeddingAnswer, RequestRefused, ServiceClient
 from deployments.tools.corpus import CorpusError, Text
 from deployments.tools.errors import ToolError
 from router.arrays import Vectors
@@ -135,7 +135,7 @@ class Parts:
 async def fill(
     parts: Parts,
     texts: Iterator[Text],
-    client: Client,
+    client: ServiceClient,
     options: dict[str, Any],
     batch: int,
     in_flight: int,
@@ -195,7 +195,7 @@ async def fill(
 
 
 async def _embedded(
-    space: str, texts: list[Text], client: Client, options: dict[str, Any]
+    space: str, texts: list[Text], client: ServiceClient, options: dict[str, Any]
 ) -> Vectors:
     """Return vectors of `space`.
 
@@ -203,7 +203,7 @@ async def _embedded(
     MigrationError is raised. Raises RequestRefused for any other refusal, such as a revoked key.
     """
     try:
-        answer: Embedded = await client.embed([text.text for text in texts], **options)
+        answer: EmbeddingAnswer = await client.embed([text.text for text in texts], **options)
     except RequestRefused as error:
         if error.status not in FOR_ITS_TEXTS:
             raise

@@ -10,13 +10,13 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from deployments.tools.client import Client
+from deployments.tools.client import ServiceClient
 from deployments.tools.corpus import Text, read_texts
 from deployments.tools.migrate import MigrationError, Parts, read_vectors
 from deployments.tools.options import FILE, FOLDER, check_parquet, errors_shown, router_options
 from deployments.tools.writing import (
     Corpus,
-    Pace,
+    SendOptions,
     collection_of,
     corpus_options,
     pace_options,
@@ -41,7 +41,7 @@ class Job(NamedTuple):
     collection: str
     target: str
     corpus: Corpus
-    pace: Pace
+    pace: SendOptions
     output: Path
     queries: Path | None
     old: Path | None
@@ -110,16 +110,16 @@ def main(
             collection,
             target,
             Corpus(texts, text_field, id_field),
-            Pace(truncate, batch, in_flight, part_rows),
+            SendOptions(truncate, batch, in_flight, part_rows),
             output,
             queries,
             old,
             sample,
         )
-        asyncio.run(_migrate(Client(base_url, api_key), job, as_json))
+        asyncio.run(_migrate(ServiceClient(base_url, api_key), job, as_json))
 
 
-async def _migrate(client: Client, job: Job, as_json: bool) -> None:
+async def _migrate(client: ServiceClient, job: Job, as_json: bool) -> None:
     async with client:
         # This refuses an unknown space before a long corpus is read, and replaces another name of a
         # model by its id.
@@ -161,7 +161,7 @@ async def _migrate(client: Client, job: Job, as_json: bool) -> None:
     click.echo(f"  collections.{job.collection}.space: {job.target}    # was {moving.space}")
 
 
-async def _moving(client: Client, name: str, target: str) -> tuple[Moving, str | None]:
+async def _moving(client: ServiceClient, name: str, target: str) -> tuple[Moving, str | None]:
     """The collection that moves, and the fingerprint of the model it moves to."""
     known = await collection_of(client, name)
     if target in known.spaces:
@@ -175,7 +175,7 @@ async def _moving(client: Client, name: str, target: str) -> tuple[Moving, str |
 
 
 async def _compare(
-    client: Client,
+    client: ServiceClient,
     moving: Moving,
     parts: Parts,
     queries: list[Text],

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from deployments.launch.serve_config import application
 from deployments.replica.offline import Offline
 from deployments.tools.align import AlignError
-from deployments.tools.client import Client, RequestRefused
+from deployments.tools.client import RequestRefused, ServiceClient
 from router.arrays import Vectors
 from router.config import RouterArgs
 from router.fingerprint import digest_of, load
@@ -88,7 +88,7 @@ class Configured:
 class Served:
     """The models of a running router."""
 
-    def __init__(self, client: Client, bar: "tqdm[None]") -> None:
+    def __init__(self, client: ServiceClient, bar: "tqdm[None]") -> None:
         self._client, self._bar = client, bar
         self._rows: dict[str, dict[str, Any]] = {}
 
@@ -133,7 +133,7 @@ class Hosted:
     """One model of any server of `/v1/embeddings`, which need not be a router."""
 
     def __init__(
-        self, client: Client, model: str, fingerprint_file: Path | None, bar: "tqdm[None]"
+        self, client: ServiceClient, model: str, fingerprint_file: Path | None, bar: "tqdm[None]"
     ) -> None:
         self._client, self._model, self._bar = client, model, bar
         self._file, self._size = fingerprint_file, 0
@@ -195,11 +195,11 @@ async def origin_of(
     """
     if path is not None:
         return Configured(application(path)[0], bar, proves)
-    return await served_by(Client(base_url or "", api_key), target, fingerprint_file, bar)
+    return await served_by(ServiceClient(base_url or "", api_key), target, fingerprint_file, bar)
 
 
 async def served_by(
-    client: Client, target: str, fingerprint_file: Path | None, bar: "tqdm[None]"
+    client: ServiceClient, target: str, fingerprint_file: Path | None, bar: "tqdm[None]"
 ) -> Origin:
     """Return a router if the server is one, otherwise a plain server of embeddings."""
     try:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import click
 
 from deployments.tools import progress
-from deployments.tools.client import Client
+from deployments.tools.client import ServiceClient
 from deployments.tools.corpus import Text, count_rows, read_texts
 from deployments.tools.migrate import Manifest, MigrationError, Parts, digest_of, fill, opened
 from deployments.tools.options import FILE, together
@@ -25,7 +25,7 @@ class Corpus(NamedTuple):
         return read_texts(self.file, self.text_field, self.id_field)
 
 
-class Pace(NamedTuple):
+class SendOptions(NamedTuple):
     """How texts are sent and stored."""
 
     truncate: str
@@ -89,7 +89,7 @@ class Collection(NamedTuple):
         return self.fingerprints.get(space.rpartition("/")[0])
 
 
-async def collection_of(client: Client, name: str) -> Collection:
+async def collection_of(client: ServiceClient, name: str) -> Collection:
     """Return the router's collection of this name. Raises MigrationError if there is none."""
     tiers = await client.tiers()
     collections = tiers["collections"]
@@ -103,7 +103,12 @@ async def collection_of(client: Client, name: str) -> Collection:
 
 
 async def write_space(
-    client: Client, space: str, fingerprint: str | None, corpus: Corpus, pace: Pace, folder: Path
+    client: ServiceClient,
+    space: str,
+    fingerprint: str | None,
+    corpus: Corpus,
+    pace: SendOptions,
+    folder: Path,
 ) -> Parts:
     """Embed the rows of the corpus that `folder` lacks, in one space.
 

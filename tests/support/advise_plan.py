@@ -6,7 +6,7 @@ import numpy as np
 
 from deployments.tools.advise.latency import Timing
 from deployments.tools.advise.quality import Task, Unit
-from deployments.tools.advise.survey import Candidate, Plan, Tokens
+from deployments.tools.advise.survey import AdvisePlan, ServedModel, Tokens
 from router.domain import Features
 
 MODELS = ("small", "middle", "large")
@@ -27,14 +27,14 @@ def unit(
     return Unit(Features(characters, language, own, mixed, code), "x" * characters, "symmetric")
 
 
-def plan(models: Sequence[str] = MODELS) -> Plan:
+def plan(models: Sequence[str] = MODELS) -> AdvisePlan:
     """A service with these models, from small to large."""
     candidates = tuple(
-        Candidate(name, (TIERS[place],), 64 * 2**place, (64 * 2**place,), 8192, 1.0, None, "fake")
+        ServedModel(name, (TIERS[place],), 64 * 2**place, (64 * 2**place,), 8192, 1.0, None, "fake")
         for place, name in enumerate(models)
     )
     tokens = {name: Tokens({"": (0.0, 1.0)}) for name in models}
-    return Plan({}, candidates, tokens, {name: {} for name in models}, {})
+    return AdvisePlan({}, candidates, tokens, {name: {} for name in models}, {})
 
 
 def task(

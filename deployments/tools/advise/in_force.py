@@ -15,7 +15,7 @@ from deployments.tools.advise.languages import names_of
 from deployments.tools.advise.quality import Task, Unit
 from deployments.tools.advise.rules import LATIN, Search, Where
 from deployments.tools.advise.slices import doubt
-from deployments.tools.advise.survey import Plan
+from deployments.tools.advise.survey import AdvisePlan
 from deployments.tools.policy_file import parse_policy
 from router.codes import SCRIPTS, script_codes
 from router.domain import Tier
@@ -34,7 +34,7 @@ class InForce(NamedTuple):
     tiers: Mapping[str, str]
 
 
-def in_force(plan: Plan) -> InForce | None:
+def in_force(plan: AdvisePlan) -> InForce | None:
     """Return the policy that the plan holds; None if the service did not give it."""
     if plan.policy is None:
         return None
@@ -44,7 +44,7 @@ def in_force(plan: Plan) -> InForce | None:
 
 
 def derive(
-    plan: Plan, tasks: Sequence[Task], min_gain: float, rows: Where | None = None
+    plan: AdvisePlan, tasks: Sequence[Task], min_gain: float, rows: Where | None = None
 ) -> Derived:
     """Derive the routing that the texts support, and keep parts of the rules in force."""
     now = in_force(plan)
@@ -89,7 +89,7 @@ def _kept(rule: Rule, now: InForce, when: Mapping[str, Any], why: str, name: str
     return Found(name or rule.name, when, floor, now.tiers[floor], f"{KEPT}: {why}", None, "kept")
 
 
-def _default_points(plan: Plan) -> dict[str, float]:
+def _default_points(plan: AdvisePlan) -> dict[str, float]:
     """Configured quality for languages without a figure of their own, by model."""
     figures = {each.name: each.configured for each in plan.candidates if each.tiers}
     return {name: own["default"] for name, own in figures.items() if "default" in own}

@@ -113,7 +113,7 @@ class Inputs:
         return made.hexdigest()
 
 
-class Reader:
+class InputReader:
     """Reads files and collects their problems."""
 
     def __init__(

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from deployments.tools.advise.survey import INPUT_TYPES, Candidate, Plan, Side
+from deployments.tools.advise.survey import INPUT_TYPES, AdvisePlan, ServedModel, Side
 from deployments.tools.calibrate import replicas
-from deployments.tools.client import Client
+from deployments.tools.client import ServiceClient
 from deployments.tools.progress import bar
 
 ROUNDS = 5
@@ -65,7 +65,7 @@ class Timing(NamedTuple):
 
 
 async def measure(
-    client: Client, plan: Plan, output: Path, requests: int, is_local: bool = False
+    client: ServiceClient, plan: AdvisePlan, output: Path, requests: int, is_local: bool = False
 ) -> list[Round]:
     """Measure the rounds that `output` lacks, and return all rounds.
 
@@ -107,7 +107,7 @@ def read(file: Path) -> list[Round]:
 
 
 def summary(
-    plan: Plan, rounds: Sequence[Round], budget_ms: float | None, gpu_hour: float | None
+    plan: AdvisePlan, rounds: Sequence[Round], budget_ms: float | None, gpu_hour: float | None
 ) -> dict[str, Timing]:
     """Return each model's timing."""
     made = {}
@@ -136,7 +136,7 @@ def summary(
     return made
 
 
-def samples(plan: Plan) -> tuple[list[tuple[Side, str]], list[tuple[Side, str]]]:
+def samples(plan: AdvisePlan) -> tuple[list[tuple[Side, str]], list[tuple[Side, str]]]:
     """Return texts that people wait for, and texts of all sides.
 
     People wait for queries, pairs and labelled texts; documents are used if there is nothing else.
@@ -149,8 +149,8 @@ def samples(plan: Plan) -> tuple[list[tuple[Side, str]], list[tuple[Side, str]]]
 
 
 async def _round(
-    client: Client,
-    candidate: Candidate,
+    client: ServiceClient,
+    candidate: ServedModel,
     number: int,
     interactive: Sequence[tuple[Side, str]],
     mix: Sequence[tuple[Side, str]],
@@ -184,7 +184,7 @@ async def _round(
     )
 
 
-async def _ask(client: Client, candidate: Candidate, one: tuple[Side, str]) -> float:
+async def _ask(client: ServiceClient, candidate: ServedModel, one: tuple[Side, str]) -> float:
     """Send one interactive request; return its milliseconds."""
     side, text = one
     started_s = time.perf_counter()
@@ -207,7 +207,7 @@ def _new(text: str) -> str:
     return f"{secrets.randbelow(9_000_000) + 1_000_000} {text}"
 
 
-def _order(plan: Plan, number: int) -> list[Candidate]:
+def _order(plan: AdvisePlan, number: int) -> list[ServedModel]:
     order = list(plan.candidates)
     random.Random(1000 + number).shuffle(order)
     return order

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from deployments.tools.advise.inputs import Inputs, Labelled, Pair
 from deployments.tools.advise.run import vectors_of
-from deployments.tools.advise.survey import Candidate, Plan, Side
+from deployments.tools.advise.survey import AdvisePlan, ServedModel, Side
 from deployments.tools.corpus import Text
 from router.arrays import Floats, Vectors
 from router.domain import Features
@@ -99,7 +99,7 @@ def _standard(values: Floats) -> Floats:
     return np.asarray(ranks / np.where(length > 0, length, 1.0), np.float64)
 
 
-def tasks(plan: Plan, inputs: Inputs, output: Path) -> list[Task]:
+def tasks(plan: AdvisePlan, inputs: Inputs, output: Path) -> list[Task]:
     """Score every task that the inputs make possible with every model.
 
     One model's vectors are in memory at a time.
@@ -142,7 +142,7 @@ def tasks(plan: Plan, inputs: Inputs, output: Path) -> list[Task]:
     return made
 
 
-def _reorder(table: dict, candidates: Sequence[Candidate]) -> None:  # type: ignore[type-arg]
+def _reorder(table: dict, candidates: Sequence[ServedModel]) -> None:  # type: ignore[type-arg]
     found = dict(table)
     table.clear()
     table.update(
@@ -326,7 +326,7 @@ def _without(row: Found, place: int) -> Found:
     return kept
 
 
-def read_whole(task: Task, plan: Plan) -> Iterator[tuple[str, float]]:
+def read_whole(task: Task, plan: AdvisePlan) -> Iterator[tuple[str, float]]:
     """Yield each model with the share of a task's units that it cannot read whole.
 
     A unit counts if it or its answer is too long. Models without such units are left out.

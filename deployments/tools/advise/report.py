@@ -15,7 +15,7 @@ from deployments.tools.advise.inputs import LEAST_UNITS, Inputs
 from deployments.tools.advise.latency import AT_ONCE, Timing
 from deployments.tools.advise.quality import Task
 from deployments.tools.advise.slices import Slice
-from deployments.tools.advise.survey import Plan
+from deployments.tools.advise.survey import AdvisePlan
 from deployments.tools.advise.traffic import outcomes
 from deployments.tools.advise.verdict import NOUNS, about_rules, says, verdict
 from deployments.tools.migrate import write_whole
@@ -33,7 +33,7 @@ class Report:
 
 
 def make(
-    plan: Plan,
+    plan: AdvisePlan,
     inputs: Inputs,
     output: Path,
     timing: Mapping[str, Timing],
@@ -121,7 +121,7 @@ def _all(task: Task) -> quality.Rows:
 
 
 def _model(
-    plan: Plan, place: int, tasks: Sequence[Task], timing: Mapping[str, Timing]
+    plan: AdvisePlan, place: int, tasks: Sequence[Task], timing: Mapping[str, Timing]
 ) -> dict[str, Any]:
     candidate = plan.candidates[place]
     by_task = {task.name: task.value(task.scores[candidate.name], _all(task)) for task in tasks}
@@ -134,7 +134,7 @@ def _model(
     }
 
 
-def _task(plan: Plan, task: Task, found: Sequence[Slice], min_gain: float) -> dict[str, Any]:
+def _task(plan: AdvisePlan, task: Task, found: Sequence[Slice], min_gain: float) -> dict[str, Any]:
     models = list(task.scores)
     rows = []
     for one in found:
@@ -168,7 +168,7 @@ def _task(plan: Plan, task: Task, found: Sequence[Slice], min_gain: float) -> di
     }
 
 
-def _dimensions(plan: Plan, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+def _dimensions(plan: AdvisePlan, tasks: Sequence[Task]) -> list[dict[str, Any]]:
     """Quality by vector size, for models trained to be cut."""
     made = []
     for candidate in plan.candidates:
@@ -188,7 +188,7 @@ def _dimensions(plan: Plan, tasks: Sequence[Task]) -> list[dict[str, Any]]:
     return made
 
 
-def _collection(plan: Plan, name: str, space: str) -> dict[str, Any]:
+def _collection(plan: AdvisePlan, name: str, space: str) -> dict[str, Any]:
     return {
         "name": name,
         "space": space,

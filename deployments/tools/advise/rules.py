@@ -32,7 +32,7 @@ from deployments.tools.advise.slices import (
     gaps,
     p_value,
 )
-from deployments.tools.advise.survey import Plan
+from deployments.tools.advise.survey import AdvisePlan
 
 Where = Mapping[str, Rows]  # rows of each task, by its name
 # name of the rule, its `when`, and whether it holds
@@ -46,7 +46,7 @@ class Search:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: AdvisePlan,
         tasks: Sequence[Task],
         min_gain: float,
         rows: Where | None = None,

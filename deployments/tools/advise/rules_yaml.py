@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 
 from deployments.tools.advise.derived import Derived, told
-from deployments.tools.advise.survey import Plan
+from deployments.tools.advise.survey import AdvisePlan
 
 
 def yaml(
-    plan: Plan,
+    plan: AdvisePlan,
     derived: Derived,
     budget_ms: float | None,
     late: Mapping[str, float],

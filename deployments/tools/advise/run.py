@@ -12,8 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from deployments.tools.advise.survey import INPUT_TYPES, SIDES, AdviseError, Candidate, Plan, Side
-from deployments.tools.client import Client
+from deployments.tools.advise.survey import (
+    INPUT_TYPES,
+    SIDES,
+    AdviseError,
+    AdvisePlan,
+    ServedModel,
+    Side,
+)
+from deployments.tools.client import ServiceClient
 from deployments.tools.corpus import Text
 from deployments.tools.migrate import Manifest, fill, opened, read_vectors
 from deployments.tools.progress import PredictedWork
@@ -22,7 +29,7 @@ from router.arrays import Vectors
 PART_ROWS = 256
 
 
-class Estimate(NamedTuple):
+class RemainingWork(NamedTuple):
     """The texts that a model has yet to embed."""
 
     model: str
@@ -30,7 +37,7 @@ class Estimate(NamedTuple):
     seconds: float  # of its replicas, as the service predicts
 
 
-def estimate(plan: Plan, output: Path) -> list[Estimate]:
+def estimate(plan: AdvisePlan, output: Path) -> list[RemainingWork]:
     """Estimate the remaining work, by model."""
     made = []
     for candidate in plan.candidates:
@@ -38,11 +45,13 @@ def estimate(plan: Plan, output: Path) -> list[Estimate]:
         seconds = sum(
             left[side] * plan.predicted_s[candidate.name].get(side, 0.0) for side in SIDES
         )
-        made.append(Estimate(candidate.name, sum(left.values()), seconds))
+        made.append(RemainingWork(candidate.name, sum(left.values()), seconds))
     return made
 
 
-async def embed_all(client: Client, plan: Plan, output: Path, batch: int, in_flight: int) -> None:
+async def embed_all(
+    client: ServiceClient, plan: AdvisePlan, output: Path, batch: int, in_flight: int
+) -> None:
     """Embed the missing texts with every model, from small to large, on the bulk lane.
 
     Raises AdviseError if a model is not the one that made the existing vectors.
@@ -74,7 +83,9 @@ async def embed_all(client: Client, plan: Plan, output: Path, batch: int, in_fli
                     )
 
 
-def vectors_of(plan: Plan, output: Path, candidate: Candidate, side: Side) -> dict[str, Vectors]:
+def vectors_of(
+    plan: AdvisePlan, output: Path, candidate: ServedModel, side: Side
+) -> dict[str, Vectors]:
     """Read the kept vectors of a model by text; they have length 1."""
     texts = plan.texts[side]
     if not texts:
@@ -83,11 +94,11 @@ def vectors_of(plan: Plan, output: Path, candidate: Candidate, side: Side) -> di
     return {text: by_row[str(row)] for row, text in enumerate(texts)}
 
 
-def _folder(output: Path, candidate: Candidate, side: Side) -> Path:
+def _folder(output: Path, candidate: ServedModel, side: Side) -> Path:
     return output / "vectors" / candidate.name / side
 
 
-async def _same_weights(client: Client, plan: Plan, output: Path) -> None:
+async def _same_weights(client: ServiceClient, plan: AdvisePlan, output: Path) -> None:
     now = {row["model"]: row["fingerprint"] for row in (await client.tiers())["data"]}
     for candidate in plan.candidates:
         if candidate.name not in now:
@@ -104,7 +115,7 @@ async def _same_weights(client: Client, plan: Plan, output: Path) -> None:
             )
 
 
-def _manifest(candidate: Candidate, texts: Sequence[str]) -> Manifest:
+def _manifest(candidate: ServedModel, texts: Sequence[str]) -> Manifest:
     # run.json has a digest of the inputs, so their size is enough here.
     return Manifest(
         candidate.space,
@@ -117,7 +128,7 @@ def _manifest(candidate: Candidate, texts: Sequence[str]) -> Manifest:
     )
 
 
-def _missing(output: Path, candidate: Candidate, side: Side, texts: Sequence[str]) -> int:
+def _missing(output: Path, candidate: ServedModel, side: Side, texts: Sequence[str]) -> int:
     """Count texts without a vector; does not create the folder."""
     folder, rows = _folder(output, candidate, side), len(texts)
     starts = range(0, rows, PART_ROWS)

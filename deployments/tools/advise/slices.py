@@ -15,7 +15,7 @@ import numpy as np
 
 from deployments.tools.advise.inputs import LEAST_UNITS
 from deployments.tools.advise.quality import SEED, Rows, Task, Unit
-from deployments.tools.advise.survey import Plan
+from deployments.tools.advise.survey import AdvisePlan
 from router.arrays import Floats
 
 RESAMPLES, FEW_RESAMPLES = 1000, 200
@@ -113,7 +113,7 @@ def p_value(points: float, error: float) -> float:
     return math.erfc(abs(points) / (error * math.sqrt(2.0)))
 
 
-def slices(plan: Plan, task: Task) -> Iterator[Slice]:
+def slices(plan: AdvisePlan, task: Task) -> Iterator[Slice]:
     """Yield the whole task, then its slices.
 
     A dimension in which all units are alike is left out.
@@ -131,7 +131,7 @@ def slices(plan: Plan, task: Task) -> Iterator[Slice]:
             yield _slice(task, models, dimension, value, rows)
 
 
-def dimensions(plan: Plan, task: Task) -> list[tuple[str, Callable[[Unit], str | None]]]:
+def dimensions(plan: AdvisePlan, task: Task) -> list[tuple[str, Callable[[Unit], str | None]]]:
     """List the dimensions that a task is sliced by, with the value of a unit in each."""
     largest = plan.candidates[-1].name
     languages = Counter(unit.features.language or "unknown" for unit in task.units)

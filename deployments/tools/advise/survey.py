@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from deployments.tools.advise.inputs import Inputs
-from deployments.tools.client import Client
+from deployments.tools.client import ServiceClient
 from deployments.tools.errors import ToolError
 from deployments.tools.migrate import write_whole
 from deployments.tools.progress import bar
@@ -38,7 +38,7 @@ class AdviseError(ToolError):
     """The measurement cannot go on; the message says what to do."""
 
 
-class Candidate(NamedTuple):
+class ServedModel(NamedTuple):
     """A model of the service, as in /v1/tiers; candidates are ordered from small to large."""
 
     name: str
@@ -74,11 +74,11 @@ class Tokens(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AdvisePlan:
     """Everything a run measures."""
 
     texts: Mapping[Side, tuple[str, ...]]  # each once
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[ServedModel, ...]
     tokens: Mapping[str, Tokens]
     predicted_s: Mapping[str, Mapping[Side, float]]  # of one text, by model
     collections: Mapping[str, str]  # name: space
@@ -107,7 +107,9 @@ def texts_of(inputs: Inputs) -> dict[Side, tuple[str, ...]]:
     }
 
 
-async def plan(client: Client, inputs: Inputs, output: Path, wanted: Sequence[str]) -> Plan:
+async def plan(
+    client: ServiceClient, inputs: Inputs, output: Path, wanted: Sequence[str]
+) -> AdvisePlan:
     """Return the plan of an earlier run in `output`, otherwise survey the service.
 
     Raises AdviseError if the earlier run had other inputs or models.
@@ -132,10 +134,10 @@ async def plan(client: Client, inputs: Inputs, output: Path, wanted: Sequence[st
             **await _survey(client, inputs, wanted),
         }
         write_whole(file, lambda path: path.write_text(json.dumps(before, indent=1) + "\n"))
-    return Plan(
+    return AdvisePlan(
         texts_of(inputs),
         tuple(
-            Candidate(**row | {"tiers": tuple(row["tiers"]), "cuts": tuple(row["cuts"])})
+            ServedModel(**row | {"tiers": tuple(row["tiers"]), "cuts": tuple(row["cuts"])})
             for row in before["candidates"]
         ),
         {
@@ -149,7 +151,7 @@ async def plan(client: Client, inputs: Inputs, output: Path, wanted: Sequence[st
     )
 
 
-async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict[str, Any]:
+async def _survey(client: ServiceClient, inputs: Inputs, wanted: Sequence[str]) -> dict[str, Any]:
     """Collect what the service reports before anything is embedded.
 
     These are its models, token counts of sampled texts, and the predicted times.
@@ -215,14 +217,14 @@ async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict
     }
 
 
-def _candidate(row: Mapping[str, Any], tiers: Mapping[str, str]) -> Candidate:
+def _candidate(row: Mapping[str, Any], tiers: Mapping[str, str]) -> ServedModel:
     own, given = int(row["dimensions"]), row["matryoshka"]
     if isinstance(given, dict):
         powers = (2**power for power in range(4, 16))
         cuts = [size for size in powers if given["min"] <= size < own]
     else:
         cuts = [size for size in given or () if size < own]
-    return Candidate(
+    return ServedModel(
         row["model"],
         tuple(tier for tier, model in tiers.items() if model == row["model"]),
         own,
@@ -237,7 +239,7 @@ def _candidate(row: Mapping[str, Any], tiers: Mapping[str, str]) -> Candidate:
 
 
 async def _tokens(
-    client: Client, model: str, texts: Sequence[str]
+    client: ServiceClient, model: str, texts: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
     """Fit a line for each script to the service's token counts of samples of all lengths."""
     by_script: dict[str, list[str]] = {}
@@ -282,7 +284,7 @@ def _line(characters: Sequence[int], tokens: Sequence[int]) -> tuple[float, floa
 
 
 async def _predicted(
-    client: Client, row: Mapping[str, Any], side: Side, texts: Sequence[str]
+    client: ServiceClient, row: Mapping[str, Any], side: Side, texts: Sequence[str]
 ) -> float:
     """Return the seconds of a text among many, predicted by the service for an even sample."""
     places = np.linspace(0, len(texts) - 1, min(PREDICTED, len(texts)), dtype=np.int64)

@@ -21,7 +21,7 @@ from deployments.tools.advise.derived import Derived
 from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.latency import Timing
 from deployments.tools.advise.quality import SEED, Rows, Task, Unit
-from deployments.tools.advise.survey import Plan
+from deployments.tools.advise.survey import AdvisePlan
 from router.arrays import Floats
 from router.domain import Curve, Load, Model, Request, Tier, Work
 from router.models import build_policy
@@ -34,7 +34,7 @@ LEAST_PAIRS = 10  # of one model, to correlate
 Assigned = Mapping[str, Sequence[str]]  # by task, the model of each unit
 
 
-class Outcome(NamedTuple):
+class PolicyOutcome(NamedTuple):
     """The result of a policy over all tasks, each with the same share of the traffic."""
 
     name: str
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
     against: Mapping[str, tuple[float, float, float]]
 
 
-def assign(plan: Plan, tasks: Sequence[Task], derived: Derived) -> dict[str, list[str]]:
+def assign(plan: AdvisePlan, tasks: Sequence[Task], derived: Derived) -> dict[str, list[str]]:
     """Return the model that answers each unit of each task."""
     tiers: dict[Any, str] = {
         Tier(tier): candidate.name for candidate in plan.candidates for tier in candidate.tiers
@@ -76,13 +76,13 @@ def assign(plan: Plan, tasks: Sequence[Task], derived: Derived) -> dict[str, lis
 
 
 def outcomes(
-    plan: Plan,
+    plan: AdvisePlan,
     tasks: Sequence[Task],
     derived: Derived,
     timing: Mapping[str, Timing],
     min_gain: float,
     gpu_hour: float | None,
-) -> list[Outcome]:
+) -> list[PolicyOutcome]:
     """Return the outcome of each model alone, and of the routing.
 
     The list is empty without tasks that measure quality, and without the routing if the default was
@@ -123,7 +123,7 @@ def outcomes(
             for candidate in plan.candidates
         }
         made.append(
-            Outcome(
+            PolicyOutcome(
                 name,
                 sum(by_task.values()) / len(by_task),
                 by_task,
@@ -136,7 +136,7 @@ def outcomes(
     return made
 
 
-def _crossed(plan: Plan, tasks: Sequence[Task], min_gain: float) -> Assigned | None:
+def _crossed(plan: AdvisePlan, tasks: Sequence[Task], min_gain: float) -> Assigned | None:
     """Assign each half of the texts by rules from the other half.
 
     Returns None if a half supports no choice at all.
@@ -217,7 +217,7 @@ def _both(mine: Sequence[str], theirs: Sequence[str]) -> list[tuple[tuple[str, s
 
 
 def _device_s(
-    plan: Plan, tasks: Sequence[Task], assigned: Assigned, timing: Mapping[str, Timing]
+    plan: AdvisePlan, tasks: Sequence[Task], assigned: Assigned, timing: Mapping[str, Timing]
 ) -> float:
     """Device seconds of a million requests, by their tokens.
 

@@ -10,19 +10,19 @@ from deployments.tools.advise.languages import language, names_of
 from deployments.tools.advise.latency import Timing
 from deployments.tools.advise.quality import Task
 from deployments.tools.advise.slices import Difference, Slice
-from deployments.tools.advise.survey import Plan
-from deployments.tools.advise.traffic import CROSSED, ROUTED, Outcome
+from deployments.tools.advise.survey import AdvisePlan
+from deployments.tools.advise.traffic import CROSSED, ROUTED, PolicyOutcome
 
 ONE_LANGUAGE = 0.9  # share of a task's units that makes it a task of one language
 MOST_LANGUAGES = 3  # named in a mixture
 
 
 def verdict(
-    plan: Plan,
+    plan: AdvisePlan,
     tasks: Sequence[Task],
     found: Sequence[Slice],
     derived: Derived,
-    traffic: Sequence[Outcome],
+    traffic: Sequence[PolicyOutcome],
     min_gain: float,
     timing: Mapping[str, Timing],
 ) -> tuple[str, list[str]]:
@@ -84,14 +84,14 @@ def verdict(
     return f"{head}. {said}.", [*more, own]
 
 
-def _share(one: Outcome, top: Outcome) -> str:
+def _share(one: PolicyOutcome, top: PolicyOutcome) -> str:
     """Format the device time of an outcome as a share of another's."""
     return f"{one.device_s / top.device_s if top.device_s else 1.0:.0%}"
 
 
 def _policies(
-    traffic: Sequence[Outcome],
-) -> tuple[Outcome | None, Outcome | None, dict[str, Outcome]]:
+    traffic: Sequence[PolicyOutcome],
+) -> tuple[PolicyOutcome | None, PolicyOutcome | None, dict[str, PolicyOutcome]]:
     """Return outcomes: routed, routed by the other half's rules, and always each model.
 
     The first two are None if they were not measured.
@@ -107,7 +107,7 @@ def _policies(
     )
 
 
-def _compared(one: Outcome, other: Outcome) -> str:
+def _compared(one: PolicyOutcome, other: PolicyOutcome) -> str:
     points, low, high = one.against[other.name]
     how = (
         "not measurably other than"
@@ -135,7 +135,7 @@ def _worse(found: Sequence[Slice], min_gain: float) -> list[str]:
 
 
 def _headline(
-    plan: Plan, largest: str, derived: Derived, timing: Mapping[str, Timing], min_gain: float
+    plan: AdvisePlan, largest: str, derived: Derived, timing: Mapping[str, Timing], min_gain: float
 ) -> str:
     """Say what is worth it and what it costs, what is enough, and what these texts cannot tell.
 
@@ -219,7 +219,7 @@ def _gains(
     return f": {listed} over {base} at {ratio:.1f} times the device time{price}"
 
 
-def _versus(one: Outcome, other: Outcome) -> str:
+def _versus(one: PolicyOutcome, other: PolicyOutcome) -> str:
     points, low, high = one.against[other.name]
     if low <= 0.0 <= high:
         return f"not measurably other than {other.name} ({other.quality:.1f})"
@@ -266,7 +266,7 @@ def _interval(one: Difference) -> str:
     return f"{one.points:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
 
 
-def _named(plan: Plan, model: str) -> str:
+def _named(plan: AdvisePlan, model: str) -> str:
     tiers = next(candidate.tiers for candidate in plan.candidates if candidate.name == model)
     return f"{model} ({', '.join(tiers)})" if tiers else model
 

@@ -16,7 +16,7 @@ from deployments.tools.advise import rules_yaml, slices, traffic, verdict
 from deployments.tools.advise.derived import Derived
 from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.quality import Task, Unit
-from deployments.tools.advise.survey import Plan
+from deployments.tools.advise.survey import AdvisePlan
 from deployments.tools.policy_file import read_policy, text_of, with_tiers
 from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
 from router.domain import Curve, Features, Load, Model, Request, Tier, Work
@@ -49,7 +49,7 @@ TEXTS = [
 ]
 
 
-def serving(routing: Routing | None, figures: bool = True) -> Plan:
+def serving(routing: Routing | None, figures: bool = True) -> AdvisePlan:
     made = plan()
     if figures:
         candidates = tuple(each._replace(configured=FIGURES[each.name]) for each in made.candidates)
@@ -104,7 +104,7 @@ def log(in_force: Routing) -> list[Logged]:
     return made
 
 
-def replayed(made: Derived, tmp_path: Path, of: Plan, in_force: Routing = SHIPPED) -> Summary:
+def replayed(made: Derived, tmp_path: Path, of: AdvisePlan, in_force: Routing = SHIPPED) -> Summary:
     """The log under routing.yaml as it is written."""
     file = tmp_path / "routing.yaml"
     file.write_text(rules_yaml.yaml(of, made, None, {}, 1.0))
@@ -318,7 +318,7 @@ def test_a_default_that_was_not_measured_stays_with_all_rules() -> None:
     assert "The default middle is kept from the rules in force: middle was not measured." in more
 
 
-def said(of: Plan, one: Task, made: Derived) -> tuple[str, list[str]]:
+def said(of: AdvisePlan, one: Task, made: Derived) -> tuple[str, list[str]]:
     """The headline and the lines of a report."""
     costs = dict(zip(MODELS, (0.001, 0.01, 0.1), strict=True))
     timings = {each.name: timing(each.name, costs[each.name]) for each in of.candidates}

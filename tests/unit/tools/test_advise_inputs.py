@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployments.tools.advise.inputs import Inputs, Labelled, Pair, Reader, sampled
+from deployments.tools.advise.inputs import InputReader, Inputs, Labelled, Pair, sampled
 from deployments.tools.advise.rows import InputError
 from deployments.tools.corpus import Text
 
@@ -37,7 +37,7 @@ def test_the_three_formats_are_read_alike(tmp_path: Path) -> None:
         table.writeheader()
         table.writerows(rows)
     for path in (jsonl, tmp_path / "rows.csv", parquet(tmp_path, rows)):
-        reader = Reader(skip_bad=False)
+        reader = InputReader(skip_bad=False)
         assert reader.texts(path) == wanted, path
         assert reader.settle() == []
 
@@ -71,20 +71,20 @@ def test_a_broken_line_is_named_and_skipped_only_on_request(
     tmp_path: Path, name: str, text: str | bytes, said: str
 ) -> None:
     path = file(tmp_path, name, text)
-    strict = Reader(skip_bad=False)
+    strict = InputReader(skip_bad=False)
     strict.texts(path)
     with pytest.raises(InputError) as refused:
         strict.settle()
     wanted = f"{path}, {said.format(path=path)}"
     assert str(refused.value).startswith(wanted)
     assert "1 line is broken: fix it, or leave it out with --skip-bad" in str(refused.value)
-    loose = Reader(skip_bad=True)
+    loose = InputReader(skip_bad=True)
     assert len(loose.texts(path)) == (1 if b"\xff\xfe" in path.read_bytes() else 2)
     assert loose.settle()[0].startswith(f"skipped {wanted}")
 
 
 def test_a_broken_row_of_parquet_has_its_number(tmp_path: Path) -> None:
-    reader = Reader(skip_bad=False)
+    reader = InputReader(skip_bad=False)
     path = parquet(tmp_path, [{"id": "a", "text": "one"}, {"id": "b", "text": None}])
     reader.texts(path)
     with pytest.raises(InputError, match="row 1: 'text' is no text"):
@@ -92,7 +92,7 @@ def test_a_broken_row_of_parquet_has_its_number(tmp_path: Path) -> None:
 
 
 def test_many_broken_lines_are_counted_and_few_are_shown(tmp_path: Path) -> None:
-    reader = Reader(skip_bad=False)
+    reader = InputReader(skip_bad=False)
     reader.texts(file(tmp_path, "x.jsonl", "\n".join([*LINES, *["{"] * 40])))
     with pytest.raises(InputError) as refused:
         reader.settle()
@@ -104,7 +104,7 @@ def test_many_broken_lines_are_counted_and_few_are_shown(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
 def test_an_empty_file_is_one_sentence(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="it is empty"):
-        Reader(skip_bad=True).texts(file(tmp_path, name, ""))
+        InputReader(skip_bad=True).texts(file(tmp_path, name, ""))
 
 
 def test_a_file_without_one_good_line_is_an_error_even_when_lines_may_be_skipped(
@@ -113,12 +113,12 @@ def test_a_file_without_one_good_line_is_an_error_even_when_lines_may_be_skipped
     with pytest.raises(
         InputError, match=r"no line of it can be used; the first: .*line 1: not JSON"
     ):
-        Reader(skip_bad=True).texts(file(tmp_path, "x.jsonl", "{\n{\n"))
+        InputReader(skip_bad=True).texts(file(tmp_path, "x.jsonl", "{\n{\n"))
 
 
 def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"write it as JSON lines \(.jsonl\), CSV"):
-        Reader(skip_bad=False).texts(file(tmp_path, "x.xlsx", "PK"))
+        InputReader(skip_bad=False).texts(file(tmp_path, "x.xlsx", "PK"))
 
 
 def test_pairs_may_come_without_a_heading(tmp_path: Path) -> None:
@@ -127,14 +127,14 @@ def test_pairs_may_come_without_a_heading(tmp_path: Path) -> None:
         tmp_path, "b.csv", 'sentence1,sentence2,score\nA girl.,"Yes, a girl.",2.5\nOne,Two,0\n'
     )
     for path in (bare, headed):
-        assert Reader(skip_bad=False).pairs(path) == [
+        assert InputReader(skip_bad=False).pairs(path) == [
             Pair("A girl.", "Yes, a girl.", 2.5),
             Pair("One", "Two", 0.0),
         ]
 
 
 def test_a_score_that_is_no_number_is_named(tmp_path: Path) -> None:
-    reader = Reader(skip_bad=True)
+    reader = InputReader(skip_bad=True)
     path = file(tmp_path, "a.csv", "a,b,score\nx,y,1\nx,z,high\nx,w,nan\nx,v,2\n")
     assert [pair.score for pair in reader.pairs(path)] == [1.0, 2.0]
     assert [note.partition(", ")[2] for note in reader.settle()] == [
@@ -145,19 +145,19 @@ def test_a_score_that_is_no_number_is_named(tmp_path: Path) -> None:
 
 def test_scores_that_are_all_alike_cannot_order_anything(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="every pair has the score 1"):
-        Reader(skip_bad=False).pairs(file(tmp_path, "a.csv", "a,b,1\nc,d,1\n"))
+        InputReader(skip_bad=False).pairs(file(tmp_path, "a.csv", "a,b,1\nc,d,1\n"))
 
 
 def test_labels_may_say_which_texts_teach(tmp_path: Path) -> None:
     path = file(tmp_path, "a.csv", "text,category,split\nx,1,train\ny,2,train\nz,1,test\n")
     wanted = [Labelled("x", "1", True), Labelled("y", "2", True), Labelled("z", "1", False)]
-    assert Reader(skip_bad=False).labelled(path) == wanted
+    assert InputReader(skip_bad=False).labelled(path) == wanted
     with pytest.raises(InputError, match="no row of 'test'"):
-        Reader(skip_bad=False).labelled(
+        InputReader(skip_bad=False).labelled(
             file(tmp_path, "b.csv", "text,label,split\nx,1,train\ny,2,train\n")
         )
     with pytest.raises(InputError, match="every text has the label '1'"):
-        Reader(skip_bad=False).labelled(file(tmp_path, "c.csv", "text,label\nx,1\ny,1\n"))
+        InputReader(skip_bad=False).labelled(file(tmp_path, "c.csv", "text,label\nx,1\ny,1\n"))
 
 
 def test_judgements_of_what_is_not_there_are_named(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_judgements_of_what_is_not_there_are_named(tmp_path: Path) -> None:
         "q.tsv",
         "query\tdocument\tgrade\nq1 0 a 2\nq1 b 0\nq9 a 1\nq1 z 1\nq2 a\nq2 b 1\n",
     )
-    reader = Reader(skip_bad=True)
+    reader = InputReader(skip_bad=True)
     found = reader.judgements(path, [Text("q1", "?"), Text("q2", "?")], texts)
     assert found == {"q1": {"a": 2, "b": 0}, "q2": {"b": 1}}
     assert [note.partition(", ")[2] for note in reader.settle()] == [
@@ -180,7 +180,7 @@ def test_judgements_of_what_is_not_there_are_named(tmp_path: Path) -> None:
 
 def test_judgements_of_two_columns_are_named_as_such(tmp_path: Path) -> None:
     path = file(tmp_path, "q.tsv", "1\t11\n2\t12\n")
-    reader = Reader(skip_bad=False)
+    reader = InputReader(skip_bad=False)
     reader.judgements(path, [Text("1", "?"), Text("2", "?")], [Text("11", "a"), Text("12", "b")])
     with pytest.raises(InputError, match="line 1: it has 2 columns; write `query document grade`"):
         reader.settle()
@@ -201,7 +201,7 @@ def test_judgements_of_two_columns_are_named_as_such(tmp_path: Path) -> None:
 def test_a_missing_column_is_named_with_those_that_there_are(
     tmp_path: Path, heading: str, said: str
 ) -> None:
-    reader = Reader(skip_bad=False)
+    reader = InputReader(skip_bad=False)
     value = "" if heading.endswith(",score") else "1"
     reader.pairs(file(tmp_path, "p.csv", f"{heading}\none,other,{value}\n"))
     with pytest.raises(InputError) as refused:
@@ -228,7 +228,7 @@ def test_a_grade_that_is_no_whole_number_is_named_and_never_rounded(
     tmp_path: Path, grade: str
 ) -> None:
     path = file(tmp_path, "q.tsv", f"q1 a {grade}\nq1 b 1.0\n")
-    reader = Reader(skip_bad=True)
+    reader = InputReader(skip_bad=True)
     assert reader.judgements(path, [Text("q1", "?")], [Text("a", "one"), Text("b", "two")]) == {
         "q1": {"b": 1}
     }
@@ -237,7 +237,7 @@ def test_a_grade_that_is_no_whole_number_is_named_and_never_rounded(
 
 def test_a_long_document_may_stand_in_a_cell(tmp_path: Path) -> None:
     long = "many words " * 20_000
-    assert Reader(skip_bad=False).texts(file(tmp_path, "a.csv", f"id,text\na,{long}\n")) == [
+    assert InputReader(skip_bad=False).texts(file(tmp_path, "a.csv", f"id,text\na,{long}\n")) == [
         Text("a", long)
     ]
 

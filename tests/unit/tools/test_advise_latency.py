@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from deployments.tools.advise import latency
-from deployments.tools.client import Embedded
+from deployments.tools.client import EmbeddingAnswer
 from tests.support.advise_plan import MODELS, plan
 
 
@@ -17,11 +17,11 @@ class Listener:
         self.texts: list[tuple[str, str]] = []
         self.batches: dict[str, int] = {}
 
-    async def embed(self, texts: list[str], **options: Any) -> Embedded:
+    async def embed(self, texts: list[str], **options: Any) -> EmbeddingAnswer:
         self.texts += [(options["model"], text) for text in texts]
         if options.get("priority") != "interactive":
             self.batches[options["model"]] = self.batches.get(options["model"], 0) + 1
-        return Embedded(np.ones((len(texts), 2), np.float32), "", None, len(texts))
+        return EmbeddingAnswer(np.ones((len(texts), 2), np.float32), "", None, len(texts))
 
 
 async def listened(folder: Path, devices: float) -> tuple[Listener, list[latency.Round]]:

@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from deployments.tools import calibrate
-from deployments.tools.calibrate import CalibrationError, Sample, Writer
+from deployments.tools.calibrate import CalibrationError, TimedCall, Writer
 from deployments.tools.calibrate_cli import main, opinion, replica_environment
 from router.calibration import Cell, calls, cells, expected_s
 from router.domain import Curve, Load, Model, Work, attention
@@ -54,7 +54,7 @@ def words(text: str) -> int:
     return len(text.split()) + 2
 
 
-async def samples(source: Clockwork, max_tokens: int, span: int | None = None) -> list[Sample]:
+async def samples(source: Clockwork, max_tokens: int, span: int | None = None) -> list[TimedCall]:
     rng = random.Random(1)
     sizes = cells(max_tokens, TRUTH.batch_tokens, 64)
     return await calibrate.sample(
@@ -109,7 +109,7 @@ async def test_the_curve_that_made_the_times_comes_out(through_router: bool) -> 
 
 
 def test_a_request_that_was_faster_than_the_overhead_counts_as_it_was() -> None:
-    samples = [Sample(Cell(8, 1), 8, 64, 0.001, total_s) for total_s in (0.003, 0.004, 0.009)]
+    samples = [TimedCall(Cell(8, 1), 8, 64, 0.001, total_s) for total_s in (0.003, 0.004, 0.009)]
     assert [point.seconds for point in calibrate.points(samples, 512, 0.005)] == pytest.approx(
         [0.003, 0.004, 0.009]
     )
@@ -136,7 +136,7 @@ async def test_every_size_is_measured_and_the_order_is_mixed() -> None:
 
 def test_too_few_sizes_make_no_curve() -> None:
     with pytest.raises(CalibrationError, match="at least three different sizes"):
-        calibrate.fitted([Sample(Cell(16, 1), 16, 256, 0.1, None)] * 9, 512, 0.0)
+        calibrate.fitted([TimedCall(Cell(16, 1), 16, 256, 0.1, None)] * 9, 512, 0.0)
 
 
 async def test_a_profile_is_one_that_the_router_reads() -> None:

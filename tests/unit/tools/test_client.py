@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from deployments.tools import client
-from deployments.tools.client import Client, RequestRefused, RouterAway
+from deployments.tools.client import RequestRefused, RouterAway, ServiceClient
 from deployments.tools.corpus import Text
 from deployments.tools.migrate import Manifest, MigrationError, fill, opened
 
@@ -47,7 +47,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 async def tiers(
     replies: Replies, times: int = 1, has_answered: bool = False
 ) -> list[dict[str, Any]]:
-    async with Client(URL, transport=replies, has_answered=has_answered) as asking:
+    async with ServiceClient(URL, transport=replies, has_answered=has_answered) as asking:
         return [await asking.tiers() for _ in range(times)]
 
 
@@ -121,7 +121,7 @@ def test_only_what_is_refused_for_its_texts_is_taken_apart(
     async def filled() -> None:
         texts = [Text(f"id {row}", "a text") for row in range(8)]
         with opened(tmp_path / "out", Manifest("new/64", None, "", "text", None, 8, 8)) as parts:
-            async with Client(
+            async with ServiceClient(
                 URL, transport=httpx.MockTransport(refuse), has_answered=True
             ) as asking:
                 await fill(
