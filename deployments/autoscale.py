@@ -34,7 +34,7 @@ REPORT_LIFE_S = 30.0  # after so long without a report, a router has no demand
 Decisions = dict[Any, float]
 
 
-class Context(Protocol):
+class ScalingContext(Protocol):
     """The part of Serve's AutoscalingContext that is used here."""
 
     raw_metrics: Any  # by name and replica, a list of points with `timestamp` and `value`
@@ -66,7 +66,7 @@ class ByTokens:
         self._decisions: Decisions = {}
 
     def __call__(
-        self, contexts: Mapping[Any, Context]
+        self, contexts: Mapping[Any, ScalingContext]
     ) -> tuple[Decisions, dict[Any, dict[str, Any]]]:
         """Return the number of replicas for every deployment that scales.
 
@@ -81,7 +81,7 @@ class ByTokens:
             if deployment in contexts
         }, {}
 
-    def _decide(self, contexts: Mapping[Any, Context], now: float) -> Decisions:
+    def _decide(self, contexts: Mapping[Any, ScalingContext], now: float) -> Decisions:
         asks, decisions, wants = reports(contexts, now), Decisions(), dict[Any, Want]()
         for deployment, context in contexts.items():
             if (ask := asks.get(deployment.name)) is None:
@@ -95,7 +95,7 @@ class ByTokens:
             return decisions | share_devices(wants, self._devices)
         return decisions | {deployment: want.replicas for deployment, want in wants.items()}
 
-    def _want(self, name: str, ask: DemandReport, context: Context, now: float) -> Want:
+    def _want(self, name: str, ask: DemandReport, context: ScalingContext, now: float) -> Want:
         return self._policy.want(
             name,
             ask,
@@ -117,7 +117,7 @@ def flat(asks: Mapping[str, DemandReport]) -> dict[str, float]:
     }
 
 
-def reports(contexts: Mapping[Any, Context], now: float) -> dict[str, DemandReport]:
+def reports(contexts: Mapping[Any, ScalingContext], now: float) -> dict[str, DemandReport]:
     """Return the demand for each model, summed over the last reports of all routers."""
     fields: dict[tuple[str, Any], dict[str, float]] = {}
     for context in contexts.values():

@@ -38,7 +38,7 @@ DEADLINE_S = 60.0
 CONTROL, CANARY = CanaryReport.ARMS
 
 
-class Answered(NamedTuple):
+class AnsweredRequest(NamedTuple):
     """An answered request, as the service reports it to the experiments."""
 
     request: EmbeddingsRequest
@@ -64,7 +64,7 @@ class Comparison:
     ) -> None:
         self._preparer, self._lanes, self._clock = preparer, dispatchers, clock
         self._args = args
-        self._waiting: deque[Answered] = deque()
+        self._waiting: deque[AnsweredRequest] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._under_way = 0
         self._idle, self._comparing = asyncio.Event(), asyncio.Lock()
@@ -129,7 +129,7 @@ class Comparison:
         if arm is not None:
             self.canaried.failed[arm][code] += 1
 
-    def answered(self, answered: Answered) -> None:
+    def answered(self, answered: AnsweredRequest) -> None:
         """Count an answer for the canary, and shadow it if it is in the sample."""
         if answered.arm is not None:
             self.canaried.add(answered.arm, _seen(answered))
@@ -211,7 +211,9 @@ class Comparison:
                 report.left_out["internal_error"] += 1
                 log.error("a shadow failed:\n%s", where(error))
 
-    async def _compare(self, answered: Answered, report: ShadowReport, shadow: Shadow) -> None:
+    async def _compare(
+        self, answered: AnsweredRequest, report: ShadowReport, shadow: Shadow
+    ) -> None:
         # a reload replaces these
         request, gatherer, rings = (
             answered.request,
@@ -248,7 +250,7 @@ class Comparison:
         )
 
 
-def _seen(answered: Answered) -> Seen:
+def _seen(answered: AnsweredRequest) -> Seen:
     decision_input, decision = answered.decision_input, answered.decision
     assert decision.model is not None
     model, work = answered.models[decision.model], decision_input.work[decision.model]
@@ -274,7 +276,7 @@ def _device_s(model: Model, work: Work) -> float:
     )
 
 
-def _sample(answered: Answered) -> Answered:
+def _sample(answered: AnsweredRequest) -> AnsweredRequest:
     """Reduce a request to at most MOST_TEXTS evenly spread texts, with their share of its work."""
     texts, model = answered.request.texts, answered.decision.model
     assert texts is not None

@@ -13,7 +13,7 @@ from deployments.dispatch.socket_transport import DirectTransport
 from deployments.dispatch.transport import Transport
 from deployments.service.decision_log import DecisionLog
 from deployments.service.experiments import CANARY, Comparison
-from deployments.service.experiments import Answered as Compared
+from deployments.service.experiments import AnsweredRequest as Compared
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
 from deployments.service.plan import ANYONE, Answer, Answered, Caller, Plan, entry_of, use_of

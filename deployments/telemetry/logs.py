@@ -23,7 +23,7 @@ REQUEST_IDS: ContextVar[tuple[str, ...]] = ContextVar("request_ids", default=())
 log = logging.getLogger("ray.serve")
 
 
-class Context(logging.Filter):
+class ContextFilter(logging.Filter):
     """Adds ids to log records; every record passes."""
 
     def __init__(self, traced: bool) -> None:
@@ -48,8 +48,8 @@ class Context(logging.Filter):
 def install(traced: bool) -> None:
     """Add the ids to Serve's logger in this process, and write its lines at once."""
     at_once()
-    if not any(isinstance(one, Context) for one in log.filters):
-        log.addFilter(Context(traced))
+    if not any(isinstance(one, ContextFilter) for one in log.filters):
+        log.addFilter(ContextFilter(traced))
 
 
 def at_once() -> None:

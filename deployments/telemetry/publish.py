@@ -16,7 +16,7 @@ EVERY_S = 1.0
 log = logging.getLogger("ray.serve")
 
 
-class _Counter:
+class _TotalCounter:
     """A counter of Ray that is updated with totals."""
 
     def __init__(self, name: str, meaning: str, labels: Labels) -> None:
@@ -45,19 +45,19 @@ class Publisher:
     def __init__(self, tallies: Sequence[Tally], sample: Callable[[], None]) -> None:
         """Publish `tallies`; `sample` first fills in the numbers that other objects keep."""
         self._tallies, self._sample = tallies, sample
-        self._counters: dict[Metric, _Counter] = {}
+        self._counters: dict[Metric, _TotalCounter] = {}
         self._gauges: dict[Metric, ray_metrics.Gauge] = {}
-        self._buckets: dict[Metric, tuple[_Counter, _Counter]] = {}
+        self._buckets: dict[Metric, tuple[_TotalCounter, _TotalCounter]] = {}
         for one in (one for tally in tallies for one in tally.metrics):
             name = one.family + one.name
             if one.kind == "counter":
-                self._counters[one] = _Counter(name, one.meaning, one.labels)
+                self._counters[one] = _TotalCounter(name, one.meaning, one.labels)
             elif one.kind == "gauge":
                 self._gauges[one] = ray_metrics.Gauge(name, one.meaning, one.labels)  # type: ignore[arg-type]
             else:
                 self._buckets[one] = (
-                    _Counter(f"{name}_bucket", one.meaning, (*one.labels, "le")),
-                    _Counter(f"{name}_sum", one.meaning, one.labels),
+                    _TotalCounter(f"{name}_bucket", one.meaning, (*one.labels, "le")),
+                    _TotalCounter(f"{name}_sum", one.meaning, one.labels),
                 )
         self._task: asyncio.Task[None] | None = None
         self._telling = threading.Lock()  # a thread can be at it when `stop` comes

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from ray.serve.config import AutoscalingContext, AutoscalingPolicy
 
-from deployments.autoscale import ByTokens, Context, flat, reports
+from deployments.autoscale import ByTokens, ScalingContext, flat, reports
 from router.capacity import DemandReport
 from router.config import Autoscaling
 
@@ -52,7 +52,7 @@ IDLE = DemandReport(0.0, 0.0, 0.0, 1000.0)
 
 
 def decide(policy: ByTokens, at: float, ask: DemandReport, **state: Any) -> float:
-    contexts: dict[Any, Context] = {
+    contexts: dict[Any, ScalingContext] = {
         Id("router"): routers(at, {"m": ask}),
         Id("m"): State(current_time=at, **state),
     }
@@ -108,7 +108,7 @@ def test_routers_are_kept_for_a_while_and_without_a_report() -> None:
 
 def test_routers_take_nothing_of_the_budget_of_devices() -> None:
     asks = {"a": IDLE._replace(offered=8000.0), "router": DemandReport(4.0, 0.0, 0.0, 1.0)}
-    contexts: dict[Any, Context] = {Id("router"): routers(1000.0, asks), Id("a"): State()}
+    contexts: dict[Any, ScalingContext] = {Id("router"): routers(1000.0, asks), Id("a"): State()}
     decisions, _ = ByTokens(devices=3)(contexts)
     assert (decisions[Id("router")], decisions[Id("a")]) == (5, 3)
 
@@ -160,7 +160,7 @@ def test_the_start_counts_as_the_config_says_and_else_as_the_policy_does() -> No
 
 def test_a_budget_holds_over_all_models() -> None:
     asks = {"a": IDLE._replace(offered=8000.0), "b": IDLE._replace(offered=8000.0, devices=2.0)}
-    contexts: dict[Any, Context] = {
+    contexts: dict[Any, ScalingContext] = {
         Id("router"): routers(1000.0, asks),
         Id("a"): State(),
         Id("b"): State(),
@@ -184,7 +184,7 @@ def test_models_that_need_much_the_same_of_a_budget_do_not_take_replicas_from_ea
     ):  # an hour in which each wants four replicas, 5 % more or less from one minute to the next
         level = {name: 0.98 * was + rng.gauss(0.0, 0.01) for name, was in level.items()}
         asks = {name: IDLE._replace(offered=3200.0 * (1.0 + level[name])) for name in replicas}
-        contexts: dict[Any, Context] = {Id("router"): routers(at, asks)}
+        contexts: dict[Any, ScalingContext] = {Id("router"): routers(at, asks)}
         contexts |= {
             Id(name): State(current_num_replicas=count, target_num_replicas=count, current_time=at)
             for name, count in replicas.items()
@@ -207,7 +207,7 @@ def test_decisions_are_made_twice_a_second_and_repeated_in_between() -> None:
 
 
 def test_serves_context_has_what_the_policy_reads() -> None:
-    assert set(Context.__annotations__) <= {
+    assert set(ScalingContext.__annotations__) <= {
         *inspect.signature(AutoscalingContext.__init__).parameters
     }
 

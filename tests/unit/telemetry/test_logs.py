@@ -13,7 +13,7 @@ from deployments.dispatch.wire import Call
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, EngineFailed
 from deployments.engines.fake import FakeEngine
 from deployments.replica.host import Host
-from deployments.telemetry.logs import REQUEST_IDS, Context, at_once, install, kept, where
+from deployments.telemetry.logs import REQUEST_IDS, ContextFilter, at_once, install, kept, where
 from router import engine_config
 
 SECRET = "zq7marigold"
@@ -154,10 +154,10 @@ async def test_an_engine_that_was_told_to_stop_is_no_error(
 
 def test_records_carry_the_requests_whose_work_is_done() -> None:
     record = logging.LogRecord("ray.serve", logging.ERROR, "", 1, "message", None, None)
-    assert Context(traced=False).filter(record)
+    assert ContextFilter(traced=False).filter(record)
     assert "request_ids" not in record.__dict__
     token = REQUEST_IDS.set(("a", "b"))
-    assert Context(traced=True).filter(record)
+    assert ContextFilter(traced=True).filter(record)
     REQUEST_IDS.reset(token)
     assert record.__dict__["request_ids"] == ("a", "b")
     assert "trace_id" not in record.__dict__
