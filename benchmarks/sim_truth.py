@@ -21,7 +21,7 @@ from benchmarks.marks import stage, to_file, verdict, write
 from benchmarks.sim_runs import quantile
 from router.models import build_models, build_policy
 from router.sim.outcome import Outcome
-from router.sim.simulation import Setup, Simulation
+from router.sim.simulation import Simulation, SimulationInputs
 from router.sim.traffic import Arrival, Kind, Shapes
 from router.strict import parse_args
 from tests.support.local_service import served
@@ -125,7 +125,7 @@ def simulate(sent: Sequence[Sent], seconds: float, overhead_s: float) -> Outcome
         shapes = Shapes([kind], models, args.models, (ask.tokens for ask in of_budget))
         arrivals += [Arrival(ask.at_s, shapes.draw(Random(0))) for ask in of_budget]
     arrivals.sort(key=lambda one: one.at_s)
-    setup = Setup(
+    setup = SimulationInputs(
         args,
         models,
         build_policy(args.routing, args.tiers),

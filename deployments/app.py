@@ -71,7 +71,7 @@ def _model(
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=20,
         request_router_config={
-            "request_router_class": "deployments.dispatch.request_router:ByTokens"
+            "request_router_class": "deployments.dispatch.request_router:ByOutstandingTokens"
         },
         ray_actor_options={"num_cpus": default_cpus(model)},
     )

@@ -39,7 +39,7 @@ class Rows(NamedTuple):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Chunk(router.calls.Chunk):
+class TextChunk(router.calls.Chunk):
     """A part of one request, with its texts and the future of its caller."""
 
     ids: TokenIds | None  # flat
@@ -71,12 +71,12 @@ def cut_chunk(
     now: float,
     origin: "SpanContext | None",
     prefix: bytes | None = None,
-) -> Chunk:
+) -> TextChunk:
     """Cut the texts from `start` to `stop`, for the request of the current context."""
     own, flat = None if texts is None else list(texts[start:stop]), None
     if ids is not None:
         flat = ids[start] if stop - start == 1 else np.concatenate(ids[start:stop])
-    return Chunk(
+    return TextChunk(
         ids=flat,
         lengths=np.asarray(counts[start:stop], np.int32),
         texts=own,
@@ -95,7 +95,7 @@ def cut_chunk(
     )
 
 
-def call_of(chunks: list[Chunk], now: float) -> Call:
+def call_of(chunks: list[TextChunk], now: float) -> Call:
     """Make one call of these chunks, in order."""
     only = chunks[0]
     if len(chunks) == 1:

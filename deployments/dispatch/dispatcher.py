@@ -15,7 +15,7 @@ from contextvars import Context
 from functools import partial
 from typing import Literal
 
-from deployments.dispatch.chunks import SENDER, Chunk, Rows, call_of, cut_chunk, text_bytes
+from deployments.dispatch.chunks import SENDER, Rows, TextChunk, call_of, cut_chunk, text_bytes
 from deployments.dispatch.transport import ConnectionLost, ReplicaLost, Transport
 from deployments.dispatch.wire import Reply
 from deployments.engines.base import EngineFailed, EngineOverloaded, ServerUnreachable
@@ -49,7 +49,7 @@ from router.queues import bulk_size
 
 log = logging.getLogger("ray.serve")
 
-ChunkCall = CallInFlight[Chunk]
+ChunkCall = CallInFlight[TextChunk]
 
 
 class ModelDispatcher:
@@ -93,7 +93,7 @@ class ModelDispatcher:
             bulk_call_s,
             bulk_share,
         )
-        self._state: DispatcherState[Chunk, Reply] = DispatcherState(
+        self._state: DispatcherState[TextChunk, Reply] = DispatcherState(
             model, limits, ledger, feedback, rng, clock()
         )
         self._bulk_size = partial(bulk_size, limits, feedback)
@@ -125,7 +125,7 @@ class ModelDispatcher:
         deadline_s: float | None,
         bulk: bool = False,
         prefix: bytes | None = None,
-    ) -> list[Chunk]:
+    ) -> list[TextChunk]:
         """Queue the texts of one request; return its chunks, in order. Cancel their futures to
         withdraw the work.
 
@@ -186,7 +186,7 @@ class ModelDispatcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _execute(self, instructions: Iterable[Instruction[Chunk, Reply]]) -> None:
+    def _execute(self, instructions: Iterable[Instruction[TextChunk, Reply]]) -> None:
         for one in instructions:
             if isinstance(one, LaunchCall):
                 self._launch(one.call)
@@ -202,7 +202,7 @@ class ModelDispatcher:
             else:
                 self._wake()
 
-    def _answer(self, one: CompleteChunk[Chunk, Reply]) -> None:
+    def _answer(self, one: CompleteChunk[TextChunk, Reply]) -> None:
         future, reply, start, stop = one.chunk.future, one.reply, one.start, one.stop
         if future.done():  # its caller left just now
             return
@@ -296,7 +296,7 @@ class ModelDispatcher:
             log.error("what %s answered could not be handed out:\n%s", self.model, where(error))
             self._execute(self._state.refused(call, InternalError(), self.clock()))
 
-    def _on_chunk_done(self, chunk: Chunk, future: "asyncio.Future[Rows]") -> None:
+    def _on_chunk_done(self, chunk: TextChunk, future: "asyncio.Future[Rows]") -> None:
         if future.cancelled():
             self._execute(self._state.chunk_cancelled(chunk))
 

@@ -11,7 +11,7 @@ import random
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 
-class ByTokens(RequestRouter):
+class ByOutstandingTokens(RequestRouter):
     """Ranks the replica named in the call's `to` first, the others in random order after it."""
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:

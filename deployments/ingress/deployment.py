@@ -104,7 +104,7 @@ class Router:
         self._keeping_even = loop.create_task(self.access.meters.run())
         startup.say_switches()
         self._watching = loop.create_task(
-            startup.Waiting(args, self.views.waiting_for, startup.cluster).run()
+            startup.StartupLog(args, self.views.waiting_for, startup.cluster).run()
         )
         await self._keep_on_disk(args)
         self._processor = ProcessorShare(counted_cpus())  # the start does not count as load

@@ -18,7 +18,7 @@ from router.shapes import tei
 from router.shapes.form import Errors
 
 
-class Form(NamedTuple):
+class RerankForm(NamedTuple):
     """How a request is read, and how its answer is written; the id is the request's.
 
     `read` drops unknown fields if its last argument is true.
@@ -28,7 +28,7 @@ class Form(NamedTuple):
     write: Callable[[RerankRequest, Ranking, str], HttpAnswer]
 
 
-def form_of(data: Mapping[str, Any]) -> Form:
+def form_of(data: Mapping[str, Any]) -> RerankForm:
     """The form of a body, by the field with its texts; raises InvalidValue if it has both fields or
     neither.
     """
@@ -144,7 +144,7 @@ def errors_of(data: Mapping[str, Any]) -> Errors | None:
 
 
 # by the field that holds the texts; the first is Cohere's and Jina's
-FORMS: dict[str, Form] = {
-    "documents": Form(parse, _write),
-    "texts": Form(_read_tei, _write_tei),
+FORMS: dict[str, RerankForm] = {
+    "documents": RerankForm(parse, _write),
+    "texts": RerankForm(_read_tei, _write_tei),
 }

@@ -27,7 +27,7 @@ def say_switches() -> None:
         log.info(lacking)
 
 
-class Waiting:
+class StartupLog:
     """Logs a sentence for each model that waits for resources, once until it is ready again.
 
     `cluster` blocks; it returns the application as in a Serve config, and the nodes.

@@ -39,7 +39,7 @@ async def receive_file(
         raise _too_large(limits)
     upload = await asyncio.to_thread(store.files.upload, key, limits.max_file_bytes)
     try:
-        form = Form(boundary, upload, ignore)
+        form = UploadForm(boundary, upload, ignore)
         await _fed(http_request, limits, form)
         name, http_request.ignored = form.check(), form.ignored
         return await to_the_end(upload.finish, name, "batch", int(store.clock()))
@@ -68,7 +68,7 @@ def _boundary(http_request: HttpRequest) -> bytes:
     return options[b"boundary"]
 
 
-async def _fed(http_request: HttpRequest, limits: Limits, form: "Form") -> None:
+async def _fed(http_request: HttpRequest, limits: Limits, form: "UploadForm") -> None:
     """Feed the body to the form, in steps that neither fill the memory nor block the event loop."""
     parts, waiting, size, began_s, more = list[bytes](), 0, 0, time.monotonic(), True
     while more:
@@ -95,7 +95,7 @@ async def _fed(http_request: HttpRequest, limits: Limits, form: "Form") -> None:
             await to_the_end(form.feed, whole)
 
 
-class Form:
+class UploadForm:
     """The fields of a form: `purpose` is kept, `file` is written to its upload."""
 
     def __init__(self, boundary: bytes, upload: Upload, ignore: Ignore) -> None:

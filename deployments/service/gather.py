@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from deployments.dispatch.chunks import Chunk, Rows
+from deployments.dispatch.chunks import Rows, TextChunk
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.service.prepare import Prepared
 from deployments.service.shared_cache import SharedCache
@@ -213,7 +213,7 @@ class Gatherer:
         if self._shared is not None:
             self._shared.put_many(model, digests, made.vectors, made.tokens)
 
-    def _keep_answered(self, chunks: Sequence[Chunk], digests: Sequence[bytes]) -> None:
+    def _keep_answered(self, chunks: Sequence[TextChunk], digests: Sequence[bytes]) -> None:
         """Keep what was made for a request that failed, or whose caller left."""
         start = 0
         for chunk in chunks:

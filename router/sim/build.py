@@ -16,7 +16,7 @@ from router.sim.replicas import EXACT, Noise
 from router.sim.routers import ALL, Corrections
 from router.sim.scaling import Bounds, ByTokensScaler
 from router.sim.scenario import Class, Scenario
-from router.sim.simulation import Fault, Setup, Simulation
+from router.sim.simulation import Fault, Simulation, SimulationInputs
 from router.sim.traffic import (
     Arrival,
     Kind,
@@ -144,7 +144,7 @@ def length_s(world: World, rate: float) -> float:
     return min(seconds, (len(world.trace) - 1) / rate) if world.trace else seconds
 
 
-def setup_of(world: World, way: Way) -> Setup:
+def setup_of(world: World, way: Way) -> SimulationInputs:
     """Build the inputs of the simulation."""
     scenario, args = world.scenario, way.args or world.args
     policy = build_policy(args.routing, args.tiers)
@@ -152,7 +152,7 @@ def setup_of(world: World, way: Way) -> Setup:
         scenario.noise.sigma, scenario.noise.stall_share, scenario.noise.stall_ms / 1000.0
     )
     reports, error = scenario.reports, scenario.profile_error
-    setup = Setup(
+    setup = SimulationInputs(
         args,
         world.models,
         policy,

@@ -47,7 +47,7 @@ def cost_of(world: World, replicas: Mapping[str, int]) -> float:
     return total
 
 
-class Planner:
+class ReplicaPlanner:
     """Tries plans for one scenario at its highest rate, without its faults."""
 
     def __init__(self, world: World, way: Way, watch: Callable[[int], None] | None = None) -> None:

@@ -48,7 +48,7 @@ class SimReply(NamedTuple):
     running_tokens: int | None = None
 
 
-class Sender(Protocol):
+class CallSender(Protocol):
     """The dispatcher of a call."""
 
     def replied(self, job: "Job", reply: SimReply, now: float) -> None:
@@ -63,7 +63,7 @@ class Job:
 
     __slots__ = ("arrived_s", "call", "dispatcher", "done", "dropped", "started_s")
 
-    def __init__(self, call: CallInFlight[SimChunk], dispatcher: Sender, now: float) -> None:
+    def __init__(self, call: CallInFlight[SimChunk], dispatcher: CallSender, now: float) -> None:
         self.call, self.dispatcher = call, dispatcher
         self.arrived_s, self.started_s = now, -1.0
         self.done = 0  # texts

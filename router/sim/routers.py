@@ -40,7 +40,7 @@ MANY = 1_000_000
 Call: TypeAlias = "CallInFlight[SimChunk]"
 
 
-class Host(Protocol):
+class SimulationView(Protocol):
     """The simulation, as routers see it."""
 
     def launch(self, dispatcher: "SimDispatcher", call: Call, now: float) -> None:
@@ -161,7 +161,7 @@ class SimDispatcher:
         model: str,
         state: DispatcherState[SimChunk, SimReply],
         router: "SimRouter",
-        host: Host,
+        host: SimulationView,
     ) -> None:
         self.model, self.state, self._router, self._host = model, state, router, host
         self.timers: dict[Timer, int] = {}  # the number of the event that ends each
@@ -204,7 +204,7 @@ class SimRouter:
         models: Mapping[str, Model],
         policy: Policy,
         choose: Chooser,
-        host: Host,
+        host: SimulationView,
         rng: Random,
         routers: int = 1,
         corrections: Corrections = ALL,

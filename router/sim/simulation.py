@@ -47,7 +47,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class SimulationInputs:
     """The inputs of a run."""
 
     args: RouterArgs
@@ -84,7 +84,7 @@ class Simulation:
 
     def __init__(
         self,
-        setup: Setup,
+        setup: SimulationInputs,
         arrivals: Iterable[Arrival],
         seconds: float,
         scaler: Scaler | None = None,

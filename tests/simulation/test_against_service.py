@@ -14,7 +14,7 @@ from router.config import RouterArgs
 from router.models import build_models, build_policy
 from router.schema import parse
 from router.sim.outcome import Latencies
-from router.sim.simulation import Setup, Simulation
+from router.sim.simulation import Simulation, SimulationInputs
 from router.sim.traffic import Arrival, Kind, Shapes
 from router.strict import parse_args
 from tests.support.virtual_loop import SleepingReplicas, VirtualLoop, sized_text
@@ -105,7 +105,7 @@ def test_times_are_those_of_the_service_with_the_same_arrivals(seed: int) -> Non
     arrivals.sort(key=lambda one: one.at_s)
     policy = build_policy(args.routing, args.tiers)
     replicas = dict.fromkeys(known, 2)
-    setup = Setup(args, known, policy, replicas, dict.fromkeys(known, False))
+    setup = SimulationInputs(args, known, policy, replicas, dict.fromkeys(known, False))
     outcome = Simulation(setup, arrivals, SECONDS).run()
 
     assert outcome.total.offered == len(took) > 3000

@@ -18,7 +18,7 @@ from router.models import build_models, build_policy
 from router.policy import decide
 from router.rules import Policy
 from router.sim.replicas import Noise
-from router.sim.simulation import Fault, Setup, Simulation
+from router.sim.simulation import Fault, Simulation, SimulationInputs
 from router.sim.traffic import Kind, Rate, Shapes, poisson
 
 
@@ -51,7 +51,7 @@ def simulation(
     args: RouterArgs, rate: float, seconds: float, kind: Kind, seed: int = 0, **changes: object
 ) -> Simulation:
     models = build_models(args)
-    setup = Setup(
+    setup = SimulationInputs(
         args,
         models,
         build_policy(args.routing, args.tiers),

@@ -12,7 +12,7 @@ from router.sim.baselines import CHOOSERS
 from router.sim.build import Way, World, arrivals, length_s, mean_rate, run
 from router.sim.oracle import fluid_bound
 from router.sim.outcome import Outcome
-from router.sim.planning import MOST_TRIES, Planned, Planner, cost_of
+from router.sim.planning import MOST_TRIES, Planned, ReplicaPlanner, cost_of
 
 Watch = Callable[[str, float], None]  # gets what is being done, and the share that is done
 
@@ -28,7 +28,7 @@ def simulated(world: World, way: Way, plan: bool, baselines: bool, watch: Watch)
     def tries(tried: int) -> None:
         watch(f"plan {tried}", min(1.0, tried / MOST_TRIES))
 
-    planned = Planner(world, way, tries).search() if plan else None
+    planned = ReplicaPlanner(world, way, tries).search() if plan else None
     others = _others(world, way, outcome, rate, watch) if baselines else []
     free = world.scenario.gpu_hour is None
     data = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deployments.ingress.startup import Waiting, say_switches
+from deployments.ingress.startup import StartupLog, say_switches
 from router.config import RouterArgs
 from router.resources import Node, node
 from router.switches import ALWAYS, WITH_HAPROXY
@@ -41,7 +41,7 @@ async def test_a_model_that_waits_for_a_card_is_named_once_with_what_it_waits_fo
 ) -> None:
     h100s = node({"CPU": 8.0, "GPU": 3.0, "accelerator_type:H100": 1.0})
     cluster = Cluster([h100s], {"num_cpus": 1, "num_gpus": 1, "accelerator_type": "L4"})
-    waits = Waiting(ARGS, cluster.unready, cluster)
+    waits = StartupLog(ARGS, cluster.unready, cluster)
     await waits.look()
     await waits.look()
     (line,) = lines(caplog)
@@ -57,7 +57,7 @@ async def test_a_model_that_waits_for_a_card_is_named_once_with_what_it_waits_fo
 
 async def test_a_model_that_is_only_slow_is_not_accused(caplog: pytest.LogCaptureFixture) -> None:
     cluster = Cluster([Node(8, 0, None)], {"num_cpus": 1})
-    await Waiting(ARGS, cluster.unready, cluster).look()
+    await StartupLog(ARGS, cluster.unready, cluster).look()
     assert lines(caplog) == []
 
 
@@ -65,7 +65,7 @@ async def test_a_cluster_that_cannot_be_asked_stops_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     cluster = Cluster([Node(8, 0, None)], {"num_cpus": 1, "num_gpus": 1})
-    waits = Waiting(ARGS, cluster.unready, cluster)
+    waits = StartupLog(ARGS, cluster.unready, cluster)
     cluster.broken = True
     await waits.look()
     cluster.broken = False
