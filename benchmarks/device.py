@@ -122,10 +122,10 @@ def started(way: Way, folder: Path) -> tuple["InProcess", type[Any]]:
     from benchmarks.device_before import Before
     from deployments.engines.vllm import vllm_config
     from deployments.engines.vllm_in_process import InProcess
-    from router.engine_config import VllmEngine
+    from router.engine_config import VllmEngineConfig
 
     pretend = device()
-    settings = VllmEngine(
+    settings = VllmEngineConfig(
         kind="vllm",
         source=str(folder),
         args={

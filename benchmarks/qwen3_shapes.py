@@ -64,7 +64,7 @@ class RandomWeights(TransformersEngine):
     """The reference engine on a model with random weights."""
 
     def __init__(self, shape: Shape, max_tokens: int, batch_tokens: int, device: str) -> None:
-        settings = engine_config.TransformersEngine(
+        settings = engine_config.TransformersEngineConfig(
             kind="transformers",
             source="random",
             dtype="bfloat16",

@@ -116,7 +116,7 @@ class EngineSection(Section):
         return found if isinstance(found, int) else None
 
 
-class VllmEngine(EngineSection):
+class VllmEngineConfig(EngineSection):
     """vLLM in pooling mode. `source` is a local folder, `package:NAME/PATH` or a hub id."""
 
     reports_vllm_metrics = True
@@ -146,7 +146,7 @@ class VllmEngine(EngineSection):
         return self.args.get("dtype")
 
 
-class TransformersEngine(EngineSection):
+class TransformersEngineConfig(EngineSection):
     """The reference: Hugging Face transformers, plain and slow."""
 
     software = ("transformers", "torch")
@@ -167,7 +167,7 @@ class TransformersEngine(EngineSection):
         return self.dtype
 
 
-class StaticEngine(EngineSection):
+class StaticEngineConfig(EngineSection):
     """An embedding table: look up, average, normalise."""
 
     is_light = True
@@ -191,7 +191,7 @@ class StaticEngine(EngineSection):
         return found if isinstance(found, int) else None
 
 
-class CallableEngine(EngineSection):
+class CallableEngineConfig(EngineSection):
     """Any Python function (deployments/engines/callable.py).
 
     `target` is `module:factory`; the factory is called once with `kwargs`.
@@ -208,7 +208,7 @@ class CallableEngine(EngineSection):
         return {"target": self.target}
 
 
-class RemoteEngine(EngineSection):
+class RemoteEngineConfig(EngineSection):
     """An OpenAI-compatible embeddings server, for example SGLang, TEI or `vllm serve`."""
 
     takes_token_ids, takes_texts = False, True
@@ -227,7 +227,7 @@ class RemoteEngine(EngineSection):
         return self.model
 
 
-class StudentEngine(EngineSection):
+class StudentEngineConfig(EngineSection):
     """A small query encoder in the router's process, made by `embedding-router distill`."""
 
     takes_token_ids = False
@@ -242,7 +242,7 @@ class StudentEngine(EngineSection):
         return {"weights": self.weights}
 
 
-class FakeEngine(EngineSection):
+class FakeEngineConfig(EngineSection):
     """Vectors made from a hash of the ids, after a delay; for tests only."""
 
     takes_texts = True
@@ -256,12 +256,12 @@ class FakeEngine(EngineSection):
 
 
 Engine = Annotated[
-    VllmEngine
-    | TransformersEngine
-    | StaticEngine
-    | CallableEngine
-    | RemoteEngine
-    | StudentEngine
-    | FakeEngine,
+    VllmEngineConfig
+    | TransformersEngineConfig
+    | StaticEngineConfig
+    | CallableEngineConfig
+    | RemoteEngineConfig
+    | StudentEngineConfig
+    | FakeEngineConfig,
     Field(discriminator="kind"),
 ]

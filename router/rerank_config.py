@@ -9,14 +9,14 @@ from pydantic import Field, field_validator, model_validator
 
 from router.engine_config import (
     EngineSection,
-    FakeEngine,
+    FakeEngineConfig,
     Flag,
     Float,
     PositiveFloat,
     PositiveInt,
-    RemoteEngine,
+    RemoteEngineConfig,
     Section,
-    VllmEngine,
+    VllmEngineConfig,
 )
 from router.model_config import ModelConfig
 from router.routing_config import Routing
@@ -24,7 +24,7 @@ from router.routing_config import Routing
 Score = Literal["probability", "cosine", "raw"]
 
 
-class SimilarityEngine(EngineSection):
+class SimilarityEngineConfig(EngineSection):
     """Rescoring by an embedding model of the same config: the score is the cosine of its vectors.
 
     It has no deployment of its own; the embedding model does the work.
@@ -34,7 +34,7 @@ class SimilarityEngine(EngineSection):
     model: str  # an id in `models`
 
 
-class VllmRerankEngine(VllmEngine):
+class VllmRerankEngineConfig(VllmEngineConfig):
     """vLLM with a classifier of one label; `args` can hold the `hf_overrides` that make one."""
 
     module: ClassVar[str] = "vllm_rerank"
@@ -43,7 +43,7 @@ class VllmRerankEngine(VllmEngine):
         """Return None: a score has no dimensions."""
 
 
-class RemoteRerankEngine(RemoteEngine):
+class RemoteRerankEngineConfig(RemoteEngineConfig):
     """Any server with a rerank route, in the format of Cohere (also Jina and `vllm serve`) or of
     Text Embeddings Inference.
     """
@@ -54,14 +54,17 @@ class RemoteRerankEngine(RemoteEngine):
     form: Literal["cohere", "tei"] = "cohere"  # what the route reads and answers
 
 
-class FakeRerankEngine(FakeEngine):
+class FakeRerankEngineConfig(FakeEngineConfig):
     """Scores made from a hash; for tests only."""
 
     module: ClassVar[str] = "fake_rerank"
 
 
 RerankEngine = Annotated[
-    SimilarityEngine | VllmRerankEngine | RemoteRerankEngine | FakeRerankEngine,
+    SimilarityEngineConfig
+    | VllmRerankEngineConfig
+    | RemoteRerankEngineConfig
+    | FakeRerankEngineConfig,
     Field(discriminator="kind"),
 ]
 
@@ -96,7 +99,7 @@ class RerankerConfig(ModelConfig):
     @property
     def similarity(self) -> str | None:
         """The embedding model whose cosine is the score; None for other engines."""
-        return self.engine.model if isinstance(self.engine, SimilarityEngine) else None
+        return self.engine.model if isinstance(self.engine, SimilarityEngineConfig) else None
 
     @property
     def score_kind(self) -> Score:

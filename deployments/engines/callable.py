@@ -47,7 +47,7 @@ class Embedder(Protocol):
         """Count the tokens the model reads of each text, including special tokens."""
 
 
-def create(settings: engine_config.CallableEngine, setup: Setup) -> "CallableEngine":
+def create(settings: engine_config.CallableEngineConfig, setup: Setup) -> "CallableEngine":
     """Create the engine without starting it."""
     return CallableEngine(settings, setup.dimensions, setup.max_tokens)
 
@@ -56,7 +56,7 @@ class CallableEngine:
     """An Embedder on its own thread."""
 
     def __init__(
-        self, settings: engine_config.CallableEngine, dimensions: int, max_tokens: int
+        self, settings: engine_config.CallableEngineConfig, dimensions: int, max_tokens: int
     ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, max_tokens
         self._settings = settings

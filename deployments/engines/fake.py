@@ -31,7 +31,7 @@ from router import engine_config
 from router.arrays import Vectors
 
 
-def create(settings: engine_config.FakeEngine, setup: Setup) -> "FakeEngine":
+def create(settings: engine_config.FakeEngineConfig, setup: Setup) -> "FakeEngine":
     """Create the engine without starting it."""
     return FakeEngine(settings, setup.dimensions, setup.max_tokens, setup.batch_tokens)
 
@@ -41,7 +41,7 @@ class FakeEngine:
 
     def __init__(
         self,
-        settings: engine_config.FakeEngine,
+        settings: engine_config.FakeEngineConfig,
         dimensions: int,
         max_tokens: int,
         batch_tokens: int,

@@ -13,7 +13,7 @@ from router import rerank_config
 from router.arrays import Vectors
 
 
-def create(settings: rerank_config.FakeRerankEngine, setup: Setup) -> "FakeRerankEngine":
+def create(settings: rerank_config.FakeRerankEngineConfig, setup: Setup) -> "FakeRerankEngine":
     """Create the engine without starting it."""
     return FakeRerankEngine(settings, 1, setup.max_tokens, setup.batch_tokens)
 

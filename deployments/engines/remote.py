@@ -50,7 +50,7 @@ class Refused(EngineError):
     """The server refused the request itself as invalid."""
 
 
-def create(settings: engine_config.RemoteEngine, setup: Setup) -> "RemoteEngine":
+def create(settings: engine_config.RemoteEngineConfig, setup: Setup) -> "RemoteEngine":
     """Create the engine without starting it."""
     return RemoteEngine(settings, setup.dimensions, setup.max_tokens, setup.batch_tokens)
 
@@ -62,7 +62,7 @@ class RemoteEngine:
 
     def __init__(
         self,
-        settings: engine_config.RemoteEngine,
+        settings: engine_config.RemoteEngineConfig,
         dimensions: int,
         max_tokens: int,
         batch_tokens: int,

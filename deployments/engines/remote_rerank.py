@@ -20,7 +20,7 @@ from router.arrays import Vectors
 _SHORT = "health"  # a document that every server accepts
 
 
-def create(settings: rerank_config.RemoteRerankEngine, setup: Setup) -> "RemoteRerankEngine":
+def create(settings: rerank_config.RemoteRerankEngineConfig, setup: Setup) -> "RemoteRerankEngine":
     """Create the engine without starting it."""
     return RemoteRerankEngine(settings, setup)
 
@@ -39,7 +39,7 @@ class RemoteRerankEngine(RemoteEngine):
     scores = True
     _made = "scores"
 
-    def __init__(self, settings: rerank_config.RemoteRerankEngine, setup: Setup) -> None:
+    def __init__(self, settings: rerank_config.RemoteRerankEngineConfig, setup: Setup) -> None:
         super().__init__(settings, 1, setup.max_tokens, setup.batch_tokens)
         self._rerank, self._raw = settings, setup.score == "raw"
         self._tei = settings.form == "tei"

@@ -28,7 +28,7 @@ from router.model_config import resolve_path
 PIECE_TOKENS = 4096
 
 
-def create(settings: engine_config.StaticEngine, setup: Setup) -> "StaticEngine":
+def create(settings: engine_config.StaticEngineConfig, setup: Setup) -> "StaticEngine":
     """Create the engine without starting it."""
     return StaticEngine(settings, setup.dimensions, setup.max_tokens, setup.base_dir)
 
@@ -38,7 +38,7 @@ class StaticEngine:
 
     def __init__(
         self,
-        settings: engine_config.StaticEngine,
+        settings: engine_config.StaticEngineConfig,
         dimensions: int,
         max_tokens: int,
         base_dir: str | None,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def create(settings: engine_config.TransformersEngine, setup: Setup) -> "TransformersEngine":
+def create(settings: engine_config.TransformersEngineConfig, setup: Setup) -> "TransformersEngine":
     """Create the engine without starting it."""
     return TransformersEngine(
         settings, setup.dimensions, setup.max_tokens, setup.base_dir, setup.revision
@@ -41,7 +41,7 @@ class TransformersEngine:
 
     def __init__(
         self,
-        settings: engine_config.TransformersEngine,
+        settings: engine_config.TransformersEngineConfig,
         dimensions: int,
         max_tokens: int,
         base_dir: str | None,

@@ -54,7 +54,7 @@ _SETTLED = {
 }
 
 
-def create(settings: engine_config.VllmEngine, setup: Setup) -> "VllmEngine":
+def create(settings: engine_config.VllmEngineConfig, setup: Setup) -> "VllmEngine":
     """Create the engine without starting it."""
     return VllmEngine(
         settings,
@@ -74,7 +74,7 @@ class VllmEngine:
 
     def __init__(
         self,
-        settings: engine_config.VllmEngine,
+        settings: engine_config.VllmEngineConfig,
         dimensions: int,
         max_tokens: int,
         base_dir: str | None,
@@ -172,7 +172,7 @@ class VllmEngine:
 
 
 def vllm_config(
-    settings: engine_config.VllmEngine,
+    settings: engine_config.VllmEngineConfig,
     max_tokens: int,
     base_dir: str | None,
     revision: str | None = None,
@@ -230,7 +230,10 @@ def vllm_config(
 
 
 def engine_defaults(
-    settings: engine_config.VllmEngine, max_tokens: int, on_cpu: bool, shares_prefixes: bool = False
+    settings: engine_config.VllmEngineConfig,
+    max_tokens: int,
+    on_cpu: bool,
+    shares_prefixes: bool = False,
 ) -> dict[str, Any]:
     """The arguments of vLLM that differ from its own defaults; `args` of the config override
     them.

@@ -16,7 +16,7 @@ from router import engine_config
 from router.arrays import Vectors
 
 
-def create(settings: engine_config.VllmEngine, setup: Setup) -> "VllmRerankEngine":
+def create(settings: engine_config.VllmEngineConfig, setup: Setup) -> "VllmRerankEngine":
     """Create the engine without starting it."""
     return VllmRerankEngine(settings, setup)
 
@@ -27,7 +27,7 @@ class VllmRerankEngine(VllmEngine):
     scores = True
     shares_prefixes = True
 
-    def __init__(self, settings: engine_config.VllmEngine, setup: Setup) -> None:
+    def __init__(self, settings: engine_config.VllmEngineConfig, setup: Setup) -> None:
         super().__init__(settings, 1, setup.max_tokens, setup.base_dir, setup.stats, setup.revision)
         self.pooling_params: dict[str, Any] = {
             "task": "classify",

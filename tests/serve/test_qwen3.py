@@ -76,7 +76,7 @@ def vectors(answer: dict[str, Any]) -> np.ndarray:
 def reference(checkpoint: Path, width: int, texts: list[str]) -> tuple[np.ndarray, list[int]]:
     """What transformers makes of these texts as they stand, and their token counts."""
     made = TransformersEngine(
-        settings.TransformersEngine(
+        settings.TransformersEngineConfig(
             kind="transformers", source=str(checkpoint), pooling="last", dtype=quick_dtype()
         ),
         width,

@@ -77,7 +77,7 @@ def test_the_engine_arguments_that_the_docs_name_pass_the_check(tmp_path: Path) 
     assert check(path) == []
     args = RouterArgs.model_validate(data["applications"][0]["args"])
     for one in args.models.values():
-        assert isinstance(one.engine, engine_config.VllmEngine)
+        assert isinstance(one.engine, engine_config.VllmEngineConfig)
         assert one.engine.args.items() >= named.items()
 
 
@@ -165,7 +165,7 @@ def test_every_qwen3_reranker_is_pinned_and_reads_as_its_card_says(name: str) ->
     found = rerankers_of(name)
     assert list(found) == list(RERANKERS)
     for id, one in found.items():
-        assert isinstance(one.engine, engine_config.VllmEngine)
+        assert isinstance(one.engine, engine_config.VllmEngineConfig)
         source, revision = RERANKERS[id]
         assert (one.engine.source, one.tokenizer, one.revision) == (source, source, revision)
         assert one.pinned(source) == revision
@@ -206,7 +206,7 @@ def test_all_qwen3_models_fit_on_one_card() -> None:
     models: dict[str, model_config.ModelConfig] = models_of("qwen3-one-gpu.yaml")
     models, used = models | rerankers_of("qwen3-one-gpu.yaml"), 0.0
     for name, model in models.items():
-        assert isinstance(model.engine, engine_config.VllmEngine)
+        assert isinstance(model.engine, engine_config.VllmEngineConfig)
         kv_cache = model.engine.args["kv_cache_memory_bytes"]
         needed = 2 * parameters[name] + kv_cache + 2 * GIB
         longest = model.max_tokens * kv_bytes_per_token[name]
@@ -230,13 +230,13 @@ HEADINGS: dict[str, type[Section]] = {
     "args.models.ID.prompts": model_config.Prompts,
     "args.models.ID.curve": model_config.CurveConfig,
     "args.rerankers.ID.fingerprint": rerank_config.ScoreFingerprintConfig,
-    "kind: vllm": engine_config.VllmEngine,
-    "kind: transformers": engine_config.TransformersEngine,
-    "kind: static": engine_config.StaticEngine,
-    "kind: callable": engine_config.CallableEngine,
-    "kind: remote": engine_config.RemoteEngine,
-    "kind: student": engine_config.StudentEngine,
-    "kind: fake": engine_config.FakeEngine,
+    "kind: vllm": engine_config.VllmEngineConfig,
+    "kind: transformers": engine_config.TransformersEngineConfig,
+    "kind: static": engine_config.StaticEngineConfig,
+    "kind: callable": engine_config.CallableEngineConfig,
+    "kind: remote": engine_config.RemoteEngineConfig,
+    "kind: student": engine_config.StudentEngineConfig,
+    "kind: fake": engine_config.FakeEngineConfig,
     "args.collections.NAME": collection_config.CollectionConfig,
     "args.routing": routing_config.Routing,
     "args.routing.rules": routing_config.Rule,
@@ -299,11 +299,11 @@ def test_the_page_lists_what_a_reranker_has_beside_or_other_than_a_model() -> No
 def test_the_page_of_reranking_lists_what_a_remote_reranker_has_beside_a_remote_model() -> None:
     page = (ROOT / "docs" / "reranking.md").read_text()
     rows = [row.split("|") for row in page.split("**`remote`**")[1].splitlines() if "| `" in row]
-    own = rerank_config.RemoteRerankEngine
+    own = rerank_config.RemoteRerankEngineConfig
     assert {row[1].strip(" `"): row[3].strip() for row in rows[:2]} == {
         name: default_of(own, name)
         for name in own.model_fields
-        if name not in engine_config.RemoteEngine.model_fields
+        if name not in engine_config.RemoteEngineConfig.model_fields
     }
 
 

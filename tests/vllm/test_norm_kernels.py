@@ -82,7 +82,9 @@ def test_an_engine_on_a_cpu_prefers_the_kernel(
 
     if not current_platform.is_cpu():
         pytest.skip("there are other kernels on a GPU")
-    made = vllm_config(engine_config.VllmEngine(kind="vllm", source=str(tiny_qwen3)), 2048, None)
+    made = vllm_config(
+        engine_config.VllmEngineConfig(kind="vllm", source=str(tiny_qwen3)), 2048, None
+    )
     assert made.kernel_config.ir_op_priority.rms_norm == [*names["rms_norm"], "native"]
     assert made.kernel_config.ir_op_priority.fused_add_rms_norm == [
         *names["fused_add_rms_norm"],

@@ -28,7 +28,7 @@ def test_nested_arguments_arrive(tiny_qwen3: Path) -> None:
     from vllm.engine.arg_utils import EngineArgs
 
     args = named()
-    settings = engine_config.VllmEngine(kind="vllm", source=str(tiny_qwen3), args=args)
+    settings = engine_config.VllmEngineConfig(kind="vllm", source=str(tiny_qwen3), args=args)
     made = vllm_config(settings, 2048, None)
     assert made.kernel_config.enable_flashinfer_autotune is False
     assert made.attention_config.backend is not None

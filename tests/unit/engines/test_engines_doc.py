@@ -33,7 +33,7 @@ def model() -> Iterator[ModelConfig]:
     section, engine = blocks("python")
     scope: dict[str, Any] = {"__name__": "router.engine_config"}
     exec(section, scope)
-    letters = scope["LettersEngine"]
+    letters = scope["LettersEngineConfig"]
     sys.modules[NAME] = module = ModuleType(NAME)
     exec(engine, vars(module))
 
@@ -75,7 +75,7 @@ def test_the_page_lists_every_trait() -> None:
         one
         for engine in (engine_config.Engine, rerank_config.RerankEngine)
         for one in get_args(get_args(engine)[0])
-        if not one.in_router and one is not rerank_config.SimilarityEngine  # no deployment
+        if not one.in_router and one is not rerank_config.SimilarityEngineConfig  # no deployment
     ],
 )
 def test_every_kind_has_a_module_that_creates_it(section: type[EngineSection]) -> None:

@@ -3,11 +3,11 @@
 import pytest
 
 from deployments.engines.vllm import engine_defaults
-from router.engine_config import VllmEngine
+from router.engine_config import VllmEngineConfig
 
 
 def defaults(on_cpu: bool, in_process: bool = True, **args: int) -> dict[str, object]:
-    settings = VllmEngine(kind="vllm", source="x/y", in_process=in_process, args=args)
+    settings = VllmEngineConfig(kind="vllm", source="x/y", in_process=in_process, args=args)
     return engine_defaults(settings, 512, on_cpu)
 
 

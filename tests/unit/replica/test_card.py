@@ -17,7 +17,7 @@ from deployments.replica.offline import Offline
 from deployments.service.fingerprints import check_reading
 from deployments.service.prepare import Preparer
 from router.arrays import Vectors
-from router.engine_config import TransformersEngine
+from router.engine_config import TransformersEngineConfig
 from router.fingerprint import digest_of
 from router.model_config import ModelConfig
 from router.strict import ConfigError, parse_args
@@ -88,7 +88,7 @@ def configured(data: dict[str, Any]) -> ModelConfig:
     return parse_args({"models": {NAME: data}, "tiers": {"fast": NAME}}).models[NAME]
 
 
-STARTED: dict[TransformersEngine, Engine] = {}
+STARTED: dict[TransformersEngineConfig, Engine] = {}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,7 +105,7 @@ async def proving(
 ) -> Identity:
     """The proof of a config, over the engine of `own` if that is another one."""
     settings = (own or config).engine
-    assert isinstance(settings, TransformersEngine)
+    assert isinstance(settings, TransformersEngineConfig)
     if settings not in STARTED:
         engine = engines.create(own or config, None)
         await engine.start()

@@ -10,7 +10,7 @@ from deployments.engines.fake_rerank import FakeRerankEngine
 from deployments.replica.first_vectors import OfThisProcess
 from deployments.replica.identity import WrongModel
 from deployments.replica.score_identity import ScoreIdentity, any_proof_of
-from router.rerank_config import FakeRerankEngine as FakeRerankEngineConfig
+from router.rerank_config import FakeRerankEngineConfig as FakeRerankEngineConfig
 from router.rerank_config import RerankerConfig
 
 

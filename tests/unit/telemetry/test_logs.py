@@ -97,7 +97,7 @@ class Failing(FakeEngine):
     """Raises what it is given."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(engine_config.FakeEngine(kind="fake"), 4, 100, 100)
+        super().__init__(engine_config.FakeEngineConfig(kind="fake"), 4, 100, 100)
         self.error = error
 
     async def embed(self, batch: Batch) -> Embedded:
