@@ -44,7 +44,7 @@ MARKS = {16: 1.6, 32: 1.35, 256: 1.04}
 MOST = {"one alone": 1.05, "short in a mixed queue": 1.0}
 
 
-class Way(NamedTuple):
+class DriveMode(NamedTuple):
     """One way to drive the device."""
 
     before: bool = False
@@ -53,11 +53,11 @@ class Way(NamedTuple):
 
 
 WAYS = {
-    "before": Way(before=True, two_steps=False),
-    "now": Way(),
-    "now, one step": Way(two_steps=False),
-    "now, switch 5 ms": Way(switch_s=0.005),
-    "before, two steps": Way(before=True),
+    "before": DriveMode(before=True, two_steps=False),
+    "now": DriveMode(),
+    "now, one step": DriveMode(two_steps=False),
+    "now, switch 5 ms": DriveMode(switch_s=0.005),
+    "before, two steps": DriveMode(before=True),
 }
 
 
@@ -116,7 +116,7 @@ def device() -> type[Any]:
     return PretendDevice
 
 
-def started(way: Way, folder: Path) -> tuple["InProcess", type[Any]]:
+def started(way: DriveMode, folder: Path) -> tuple["InProcess", type[Any]]:
     """An engine that has not started yet, and its device."""
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     from benchmarks.device_before import Before
@@ -211,7 +211,7 @@ class Driver:
         }
 
 
-def drive(way: Way, folder: str, line: Connection) -> None:
+def drive(way: DriveMode, folder: str, line: Connection) -> None:
     """Run in a separate process: measure each item received on `line` until None."""
 
     async def all_of_it() -> None:

@@ -32,7 +32,7 @@ from benchmarks.load import Shape
 from benchmarks.marks import numbers, to_file, write
 from benchmarks.ratios import interval
 from benchmarks.servers import ONE, Server, kept
-from benchmarks.switched import PATH, Standing
+from benchmarks.switched import PATH, Totals
 from router.keys import hash_of, new_key
 from tests.support.tiny_qwen3 import quick_dtype
 
@@ -227,11 +227,11 @@ def measured(
     ):
         loading = pool.submit(load.run, server.url, shape, CONNECTIONS, whole_s, 2, word_file, KEY)
         time.sleep(WARM_S)
-        running, began = "", Standing(0, 0.0, 0.0, 0.0)
+        running, began = "", Totals(0, 0.0, 0.0, 0.0)
         for name in [*(one for _ in range(rounds) for one in rng.sample(names, len(names))), ""]:
             told = client.post(f"{base}{PATH}{PARTS.get(name, '')}").raise_for_status().json()
             if running:
-                ended = Standing(**told["before"])
+                ended = Totals(**told["before"])
                 requests = max(1, ended.answered - began.answered)
                 router_ms, replicas_ms = (
                     1000 * (after_s - before_s) / requests
@@ -242,7 +242,7 @@ def measured(
                 )
                 per_s = requests / (ended.at_s - began.at_s)
                 found[running].append(Measured(per_s, router_ms, replicas_ms))
-            running, began = name, Standing(**told["after"])
+            running, began = name, Totals(**told["after"])
             time.sleep(seconds)
         if loading.done():
             raise click.ClickException(

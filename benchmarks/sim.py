@@ -38,7 +38,7 @@ from benchmarks.sim_runs import (
 )
 from benchmarks.sim_speed import speed
 from benchmarks.sim_verdicts import VERDICTS
-from router.sim.build import Way, World, arrivals, mean_rate, run
+from router.sim.build import PolicyVariant, World, arrivals, mean_rate, run
 from router.sim.oracle import least_device_seconds
 from router.sim.outcome import Outcome
 
@@ -175,7 +175,7 @@ def t4() -> Iterator[Simulated]:
     )  # fmt: skip
 
 
-def capacity(way: Way, quality: float, least: float = 0.99) -> float:
+def capacity(way: PolicyVariant, quality: float, least: float = 0.99) -> float:
     """The highest load at which this share is on time, and the mean loses at most one point."""
 
     def holds(load: float) -> bool:

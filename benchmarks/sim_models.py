@@ -30,7 +30,7 @@ from benchmarks.sim_runs import quantile
 from deployments.tools.simulate.load import load_world
 from router.domain import Model
 from router.profile import load_profile
-from router.sim.build import Way, World, run
+from router.sim.build import PolicyVariant, World, run
 from router.sim.outcome import Outcome
 
 CLIENTS, CAPACITY_S = 16, 5.0
@@ -151,7 +151,7 @@ def main(
             world = logged(load_world(scenario, config), first_s, end_s, answered)
             world = profiled(world, config, running.url, repeats)
     stage("simulating the decision log of the first run")
-    rows = compared(run(world, Way("as configured")), runs, sent)
+    rows = compared(run(world, PolicyVariant("as configured")), runs, sent)
     click.echo(
         f"{len(sent)} requests at {rate:.1f}/s, {world.profile}; "
         f"{sum(told.status != httpx.codes.OK for told in runs[0] + runs[1])} errors"

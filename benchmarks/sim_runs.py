@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.tools.simulate.load import load_way, load_world
-from router.sim.build import Way, World, arrivals, length_s, mean_rate
+from router.sim.build import PolicyVariant, World, arrivals, length_s, mean_rate
 from router.sim.oracle import Bound, fluid_bound
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +49,7 @@ def world_of(name: str) -> World:
     return load_world(SCENARIOS / f"{name}.yaml")
 
 
-def way_of(name: str | None = None) -> Way:
+def way_of(name: str | None = None) -> PolicyVariant:
     """A policy by name, or that of the scenarios; all with the same share of misses."""
     world, path = world_of("load-80"), SCENARIOS / "load-80.yaml"
     own = load_way(world.scenario.policy, path, world.args)

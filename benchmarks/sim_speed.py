@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks.sim_runs import Simulated, at_load, way_of
-from router.sim.build import Way, World, mean_rate, run
+from router.sim.build import PolicyVariant, World, mean_rate, run
 
 REQUESTS = 20_000
 EVERY_S = 0.001  # of processor time
@@ -37,7 +37,7 @@ def speed() -> Iterator[Simulated]:
     yield Simulated("speed", what, reached, ">= 20000", reached >= 20_000)
 
 
-def where(world: World, way: Way, rate: float) -> str:
+def where(world: World, way: PolicyVariant, rate: float) -> str:
     """CPU share of each part of a run."""
     found = Counter[str]()
 

@@ -23,7 +23,7 @@ from deployments.ingress.auth import Access
 from deployments.ingress.deployment import Router
 from deployments.ingress.fast_path import install
 from deployments.replica.deployment import Embedder
-from deployments.service.request_metrics import Events
+from deployments.service.request_metrics import RequestMetrics
 from deployments.telemetry.publish import Publisher
 from deployments.telemetry.tracing import Tracing
 from router.keys import Grant
@@ -33,7 +33,7 @@ SWITCH_S = 30.0
 PlainRouter: Any = Router.__mro__[1]  # without what Serve puts around it
 
 
-class Standing(NamedTuple):
+class Totals(NamedTuple):
     """Counters at one moment."""
 
     answered: int
@@ -75,8 +75,8 @@ class SwitchedApplication(Application):
             )
         return await super()._answer(caller, http_request)
 
-    def _now(self) -> "Standing":
-        return Standing(self.answered, time.monotonic(), time.process_time(), 0.0)
+    def _now(self) -> "Totals":
+        return Totals(self.answered, time.monotonic(), time.process_time(), 0.0)
 
 
 @serve.ingress()
@@ -85,7 +85,7 @@ class SwitchedRouter(PlainRouter):  # type: ignore[misc]  # Serve's class is kno
 
     access: Access
     tracing: Tracing | None
-    everything: tuple[Access, Events | None, Tracing | None]
+    everything: tuple[Access, RequestMetrics | None, Tracing | None]
     unlocked: Access
 
     def __serve_build_asgi_app__(self) -> Application:

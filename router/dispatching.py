@@ -50,7 +50,7 @@ class DispatcherState(Sending[C, R]):
     def demand(self, now: float) -> DemandReport:
         """This router's demand for the model, for the autoscaler."""
         backlog_tokens = self.ledger.backlog_tokens(self.model) + self._queues.bulk.tokens
-        return self.feedback.ask(backlog_tokens, now)
+        return self.feedback.demand(backlog_tokens, now)
 
     # Events
 

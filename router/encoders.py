@@ -90,7 +90,7 @@ class Encoder:
         kept = sum(self.expected_recall(kind.language) * kind.texts for kind in features.kinds)
         return kept / texts
 
-    def land(self, vectors: Vectors) -> Vectors:
+    def project(self, vectors: Vectors) -> Vectors:
         """Bring (n, own size) vectors of its model into its space."""
         if self.adapter is not None:
             vectors = self.adapter.map(vectors)
@@ -179,14 +179,14 @@ class EncoderChoice:
         elif self._booking is None:
             self.running.answered(self.recalls[self._model], self.queries)
 
-    def land(self, vectors: Vectors, model: str) -> tuple[Vectors, Space]:
+    def project(self, vectors: Vectors, model: str) -> tuple[Vectors, Space]:
         """Bring (n, own size) vectors of `model` into its space; returns them and the space.
 
         Every answer passes through here. Raises KeyError if the model is no encoder of the
         requested spaces.
         """
         encoder = self.encoders[model]
-        return encoder.land(vectors), encoder.space
+        return encoder.project(vectors), encoder.space
 
     def _take_back(self) -> None:
         if self.running is not None and self._booking is not None:

@@ -165,7 +165,7 @@ class Feedback:
                 self.full_rate.served(tokens, busy_s)
         self._replicas[replica] = counters, full
 
-    def ask(self, backlog_tokens: int, now: float) -> DemandReport:
+    def demand(self, backlog_tokens: int, now: float) -> DemandReport:
         """This router's demand for the model, for the autoscaler."""
         return DemandReport(
             self.offered.asked(now),
@@ -214,7 +214,7 @@ class Feedback:
         self.correction.relax(rests)
 
 
-def tell(
+def record_demand(
     feedback: Mapping[str, Feedback],
     decision: Decision,
     work: Mapping[str, Work],

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.proof import Kept, Proof
+from router.proof import Proof, RetainedQuality
 from router.space import Space
 
 FORMAT = "embedding-router measured 1"
@@ -27,7 +27,9 @@ class Measured:
     fingerprints: Mapping[str, str]  # digests of the models that were measured, by model
 
 
-def as_proof(kept: Kept, by_language: Mapping[str, Kept], judged_by: str) -> Proof:
+def as_proof(
+    kept: RetainedQuality, by_language: Mapping[str, RetainedQuality], judged_by: str
+) -> Proof:
     """The proof of a model that was not fitted."""
     return Proof(
         "judgements" if judged_by == "judgements" else "neighbours",

@@ -30,7 +30,7 @@ MOST_FOLDS = 40
 MOST_LEFT_OUT = 0.5  # of the documents, in any fold
 
 
-class Kept(NamedTuple):
+class RetainedQuality(NamedTuple):
     """Recall and nDCG of a search, as shares of those with the space's own model."""
 
     queries: int
@@ -50,17 +50,17 @@ class Proof:
 
     # the user's own relevance judgements, or the neighbours that the space's own model finds
     judged_by: Judged
-    fitted: Kept
-    unseen: Kept
-    fitted_by_language: Mapping[str, Kept]  # ISO 639-1 of the queries
-    unseen_by_language: Mapping[str, Kept]
+    fitted: RetainedQuality
+    unseen: RetainedQuality
+    fitted_by_language: Mapping[str, RetainedQuality]  # ISO 639-1 of the queries
+    unseen_by_language: Mapping[str, RetainedQuality]
 
-    def kept(self, documents: Documents, language: str | None = None) -> Kept:
+    def kept(self, documents: Documents, language: str | None = None) -> RetainedQuality:
         """The figure for queries in this language if it was measured, else the overall one."""
         overall = self.fitted if documents == "fixed" else self.unseen
         return self.by_language(documents).get(language or "", overall)
 
-    def by_language(self, documents: Documents) -> Mapping[str, Kept]:
+    def by_language(self, documents: Documents) -> Mapping[str, RetainedQuality]:
         """The figures that apply to `documents`, by language of the queries."""
         return self.fitted_by_language if documents == "fixed" else self.unseen_by_language
 
@@ -79,18 +79,18 @@ class Proof:
         """Read the values of `as_json`; raises KeyError or TypeError for anything else."""
         return cls(
             said["judged_by"],
-            Kept(**said["fitted"]),
-            Kept(**said["unseen"]),
-            {name: Kept(**kept) for name, kept in said["fitted_by_language"].items()},
-            {name: Kept(**kept) for name, kept in said["unseen_by_language"].items()},
+            RetainedQuality(**said["fitted"]),
+            RetainedQuality(**said["unseen"]),
+            {name: RetainedQuality(**kept) for name, kept in said["fitted_by_language"].items()},
+            {name: RetainedQuality(**kept) for name, kept in said["unseen_by_language"].items()},
         )
 
 
-def _plain(by_language: Mapping[str, Kept]) -> dict[str, dict[str, float]]:
+def _plain(by_language: Mapping[str, RetainedQuality]) -> dict[str, dict[str, float]]:
     return {name: kept._asdict() for name, kept in by_language.items()}
 
 
-def summary(kept_fitted: Kept, kept_unseen: Kept) -> dict[str, Any]:
+def summary(kept_fitted: RetainedQuality, kept_unseen: RetainedQuality) -> dict[str, Any]:
     """Both figures with their intervals, under their names in reports."""
     said: dict[str, Any] = {"queries": kept_unseen.queries}
     intervals: dict[str, tuple[float, float]] = {}
@@ -120,7 +120,7 @@ def prove(
     documents, by encoders that did not see the relevant ones, and by the space's own model.
     """
 
-    def by_language(found: Found) -> dict[str, Kept]:
+    def by_language(found: Found) -> dict[str, RetainedQuality]:
         return {
             name: kept_of(found[rows], own[rows], [relevant[row] for row in rows])
             for name, places in sorted(rows_by_language.items())
@@ -136,13 +136,13 @@ def prove(
     )
 
 
-def kept_of(over: Found, own: Found, relevant: Sequence[Collection[int]]) -> Kept:
+def kept_of(over: Found, own: Found, relevant: Sequence[Collection[int]]) -> RetainedQuality:
     """The share of the own model's quality that an encoder's results keep, for the same queries.
 
     If the own model finds nothing relevant, there is nothing to keep: shares are 0.
     """
     own_recall, own_ndcg = recall(own, relevant), ndcg(own, relevant)
-    return Kept(
+    return RetainedQuality(
         len(own),
         *_share(recall(over, relevant), own_recall),
         *_share(ndcg(over, relevant), own_ndcg),

@@ -172,7 +172,7 @@ class ModelDispatcher:
         """Request a first replica: a request went elsewhere because there is none."""
         self._execute(self._state.warm(self.clock()))
 
-    def ask(self) -> DemandReport:
+    def demand(self) -> DemandReport:
         """This router's demand for the model, for the autoscaler."""
         return self._state.demand(self.clock())
 

@@ -1,12 +1,12 @@
-"""The board on which Serve's request routers post the replicas of each model for the dispatchers
-of the same process.
+"""The registry to which Serve's request routers report the replicas of each model for the
+dispatchers of the same process.
 """
 
 import threading
 from collections.abc import Callable, Sequence
 
 
-class Board:
+class ReplicaRegistry:
     """Replica ids by deployment name; watchers are called for every change, possibly from another
     thread.
     """
@@ -16,7 +16,7 @@ class Board:
         self._replicas: dict[str, tuple[str, ...]] = {}
         self._watchers: list[Callable[[str, tuple[str, ...]], None]] = []
 
-    def post(self, deployment: str, replicas: Sequence[str]) -> None:
+    def replace(self, deployment: str, replicas: Sequence[str]) -> None:
         """Replace the replicas of one deployment."""
         now = tuple(replicas)
         with self._lock:
@@ -33,4 +33,4 @@ class Board:
                 watcher(deployment, replicas)
 
 
-board = Board()
+registry = ReplicaRegistry()

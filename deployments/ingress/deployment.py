@@ -14,14 +14,14 @@ from ray.serve.handle import DeploymentHandle
 from deployments.autoscale import ROUTER, flat
 from deployments.dispatch import socket_transport
 from deployments.dispatch.handle_transport import HandleTransport
-from deployments.dispatch.replica_registry import board
+from deployments.dispatch.replica_registry import registry
 from deployments.dispatch.socket_transport import DirectTransport
 from deployments.dispatch.transport import Transport
 from deployments.ingress import fast_path, startup
 from deployments.ingress.application import Application, log
 from deployments.ingress.auth import Access
 from deployments.ingress.batches import runner_of
-from deployments.ingress.peers import Reports, Routers, listening_host
+from deployments.ingress.peers import Peers, Reports, listening_host
 from deployments.ingress.processor import ProcessorShare
 from deployments.ingress.rate_limits import RateLimiter
 from deployments.ingress.views import Views
@@ -57,7 +57,7 @@ class Router:
     def __init__(self, fixed: dict[str, Any], handles: dict[str, DeploymentHandle[Any]]) -> None:
         sys.setswitchinterval(SWITCH_S)
         self._fixed, self._handles = fixed, handles
-        self._others = Routers()
+        self._peers = Peers()
         self._processor = ProcessorShare()
         self._keeping_even: asyncio.Task[None]
         self._watching: asyncio.Task[None]
@@ -89,7 +89,7 @@ class Router:
         transport: Transport = handles
         if args.transport == "direct" and socket_transport.allowed() and handles.can_count:
             transport = lines = DirectTransport(handles)
-            board.watch(partial(_later, asyncio.get_running_loop(), lines.replicas_changed))
+            registry.watch(partial(_later, asyncio.get_running_loop(), lines.replicas_changed))
         service = await asyncio.to_thread(Service, args, transport, tracing=traced)
         await asyncio.to_thread(language.load)  # load it now, not while a caller waits
         if args.decision_log is not None:
@@ -99,7 +99,7 @@ class Router:
             self.publisher.start()
         self.reranking = await asyncio.to_thread(Reranking, service)
         self.service, self.views = service, Views(service, self.reranking)
-        self.access = Access(args, RateLimiter(exchange=self._others.ask))
+        self.access = Access(args, RateLimiter(exchange=self._peers.exchange))
         loop = asyncio.get_running_loop()
         self._keeping_even = loop.create_task(self.access.meters.run())
         startup.say_switches()
@@ -109,7 +109,7 @@ class Router:
         await self._keep_on_disk(args)
         self._processor = ProcessorShare(counted_cpus())  # the start does not count as load
         gc.freeze()  # permanent objects are not scanned again while requests wait
-        board.watch(partial(_later, loop, service.replicas_changed))
+        registry.watch(partial(_later, loop, service.replicas_changed))
 
     async def _keep_on_disk(self, args: RouterArgs) -> None:
         """Open files, batches and the usage log, and start the background tasks."""
@@ -162,7 +162,7 @@ class Router:
     ) -> None:  # not in a thread: a handle needs the loop that it is used in
         """Update how many routers share the load; Serve calls this every few seconds."""
         logs.at_once()  # a new `logging_config` brings new buffers
-        routers = self._others.count()
+        routers = self._peers.count()
         self.service.ledger.routers = routers
         self.access.meters.routers_are(routers)
 
@@ -170,7 +170,7 @@ class Router:
         """Return this router's id and its reports; other routers call this twice a second while
         keys have limits.
         """
-        own = self._others.own_id
+        own = self._peers.own_id
         return own, {} if router == own else self.access.meters.answer(router, reports)
 
     def _sample(self, tally: Tally, service: Service) -> None:
@@ -185,7 +185,7 @@ class Router:
             return {}
         starts = self.service.starts
         models = {
-            model: learned(dispatcher.ask(), starts.get(model))
+            model: learned(dispatcher.demand(), starts.get(model))
             for model, dispatcher in self.service.dispatchers.items()
         }
         return flat(models | {ROUTER: self._processor.demand()})
@@ -202,7 +202,7 @@ def _later(
     model: str,
     replicas: tuple[str, ...],
 ) -> None:
-    """Pass a change of the board to `loop`: it comes from Serve's thread in Serve's default mode,
-    from this loop in throughput mode.
+    """Pass a change of the registry to `loop`: it comes from Serve's thread in Serve's default
+    mode, from this loop in throughput mode.
     """
     loop.call_soon_threadsafe(changed, model, replicas)

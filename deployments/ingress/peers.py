@@ -21,7 +21,7 @@ ANSWER_S = 0.4  # less than the time between two exchanges
 Reports = Mapping[Limit, Report]
 
 
-class Routers:
+class Peers:
     """The replicas of this deployment: counts all of them and calls the others."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Routers:
         names = [replica.unique_id for replica in listed]
         return routers_of(self.own_id, names, serve_internals.own_config())
 
-    async def ask(self, reports: Reports) -> dict[str, Reports]:
+    async def exchange(self, reports: Reports) -> dict[str, Reports]:
         """Return the replies of the others; raises if a replica that Serve lists does not reply."""
         answers = await self._handle.broadcast("exchange", self.own_id, reports).results_async(
             timeout_s=ANSWER_S

@@ -15,7 +15,7 @@ from deployments.service.spans import Dispatching
 from deployments.telemetry.tracing import Tracing
 from router.config import Limits
 from router.errors import DeadlineExceeded
-from router.feedback import tell
+from router.feedback import record_demand
 from router.stamps import Stamps
 
 RECENT = 1024  # answers per model from which percentiles are computed
@@ -46,7 +46,7 @@ class PlanRunner:
         """
         deadline_s = plan.decision_input.deadline_s
         feedback = self._planner.feedback
-        missed = tell(feedback, plan.decision, plan.work, plan.arrived_s, deadline_s)
+        missed = record_demand(feedback, plan.decision, plan.work, plan.arrived_s, deadline_s)
         if missed is not None and missed in self._dispatchers:  # a student needs no replica
             self._dispatchers[missed].warm()
         if plan.decision.model is None:

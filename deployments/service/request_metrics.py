@@ -30,7 +30,7 @@ class _Times(NamedTuple):
     ratio: Buckets
 
 
-class Events:
+class RequestMetrics:
     """The router's tally, and the rules that choose its labels."""
 
     def __init__(self, args: RouterArgs) -> None:

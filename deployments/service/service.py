@@ -22,7 +22,7 @@ from deployments.service.planner import Planner
 from deployments.service.prepare import Preparer
 from deployments.service.reader import Reader
 from deployments.service.recent import Recent
-from deployments.service.request_metrics import Events
+from deployments.service.request_metrics import RequestMetrics
 from deployments.service.second_try import DecidedAgain
 from deployments.service.shared_cache import open_shared
 from deployments.service.spans import decided, planned
@@ -158,7 +158,7 @@ class Service:
         self.log: DecisionLog | None = None
         self.use_log: UseLog | None = None
         self.tracing = tracing
-        self.events: Events | None = Events(args) if args.metrics else None
+        self.events: RequestMetrics | None = RequestMetrics(args) if args.metrics else None
 
     def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
         """Use these rules, tiers and collections from the next request on; running requests keep
@@ -330,7 +330,7 @@ class Service:
                     plan.arm,
                 )
             )
-        vectors, space = plan.choice.land(got.vectors, model)
+        vectors, space = plan.choice.project(got.vectors, model)
         encoder = plan.choice.encoders[model]
         return Answer(
             vectors,

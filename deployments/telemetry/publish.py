@@ -24,7 +24,7 @@ class _TotalCounter:
         self._counter = ray_metrics.Counter(name, meaning, labels)  # type: ignore[arg-type]  # Ray declares tuple[str]
         self._told: dict[Labels, float] = {}
 
-    def tell(self, values: Labels, total: float) -> None:
+    def set_total(self, values: Labels, total: float) -> None:
         told = self._told.get(values)
         if told == total:
             return
@@ -101,11 +101,11 @@ class Publisher:
             else:
                 counter = self._counters[metric]
                 for labels, value in list(values.items()):
-                    counter.tell(labels, value)
+                    counter.set_total(labels, value)
         for metric, series in tally.buckets.items():
             in_bucket, total = self._buckets[metric]
             bounds = [*(f"{bound:g}" for bound in metric.bounds), "+Inf"]
             for labels, buckets in list(series.items()):
                 for bound, count in zip(bounds, accumulate(buckets.counts), strict=True):
-                    in_bucket.tell((*labels, bound), count)
-                total.tell(labels, buckets.sum)
+                    in_bucket.set_total((*labels, bound), count)
+                total.set_total(labels, buckets.sum)

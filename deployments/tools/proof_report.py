@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from router.collection_config import CollectionConfig
-from router.proof import Kept, Proof, summary
+from router.proof import Proof, RetainedQuality, summary
 
 EACH: float = CollectionConfig.model_fields["min_recall_each"].default
 
@@ -118,7 +118,7 @@ def plot(file: Path, proof: Proof, floor: float, title: str) -> str | None:
     return file.name
 
 
-def _rows(proof: Proof) -> list[tuple[str, Kept, Kept]]:
+def _rows(proof: Proof) -> list[tuple[str, RetainedQuality, RetainedQuality]]:
     return [
         ("all", proof.fitted, proof.unseen),
         *(
@@ -128,17 +128,17 @@ def _rows(proof: Proof) -> list[tuple[str, Kept, Kept]]:
     ]
 
 
-def _error(kept: Kept) -> float:
+def _error(kept: RetainedQuality) -> float:
     """Standard error of the recall kept: a quarter of its 95 % interval."""
     return (kept.recall_high - kept.recall_low) / 4
 
 
-def recall_kept(kept: Kept) -> str:
+def recall_kept(kept: RetainedQuality) -> str:
     """Format recall kept, with its interval."""
     return f"{kept.recall:.1%} [{kept.recall_low:.1%}, {kept.recall_high:.1%}]"
 
 
-def ndcg_kept(kept: Kept) -> str:
+def ndcg_kept(kept: RetainedQuality) -> str:
     """Format nDCG kept, with its interval."""
     return f"{kept.ndcg:.1%} [{kept.ndcg_low:.1%}, {kept.ndcg_high:.1%}]"
 

@@ -20,7 +20,7 @@ from deployments.tools.corpus import CorpusError, Text, parquet_file, read_texts
 from router.adapters import METHODS
 from router.arrays import Vectors
 from router.model_config import FingerprintConfig
-from router.proof import Kept, kept_of
+from router.proof import RetainedQuality, kept_of
 from router.retrieval import TOP, Found, nearest
 from router.schema import Side
 from router.space import Space
@@ -44,9 +44,11 @@ class Verified(NamedTuple):
 
     texts: int
     cosines: Vectors
-    kept: Kept  # of the search with the new vectors
-    by_language: dict[str, Kept]
-    bridged: Kept | None  # the same over a map, for texts left out of its fit; None: not tried
+    kept: RetainedQuality  # of the search with the new vectors
+    by_language: dict[str, RetainedQuality]
+    bridged: (
+        RetainedQuality | None
+    )  # the same over a map, for texts left out of its fit; None: not tried
     not_bridged: str | None  # why it was not tried
     verdict: Verdict
 
@@ -163,7 +165,7 @@ async def verify(sample: Sample, space: Space, now: Vectors, least: float) -> Ve
     return Verified(len(stored), cosines, kept, languages, bridged, why, verdict)
 
 
-async def _bridged(sample: Sample, space: Space, now: Vectors) -> Kept:
+async def _bridged(sample: Sample, space: Space, now: Vectors) -> RetainedQuality:
     """Measure what a search over a fitted map keeps, on texts left out of the fit."""
     source = Space(f"{space.model} now", space.dimensions)
     rows = {text.text: row for row, text in enumerate(sample.texts)}

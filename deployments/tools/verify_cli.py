@@ -16,7 +16,7 @@ from deployments.tools.options import FILE, check_origin, errors_shown, origin_o
 from deployments.tools.origins import origin_of, parse_space
 from deployments.tools.verify import FEWEST_TEXTS, Sample, Verdict, Verified, read_sample, verify
 from router.collection_config import CollectionConfig
-from router.proof import Kept
+from router.proof import RetainedQuality
 from router.space import Space, fit
 
 FLOOR: float = CollectionConfig.model_fields["min_recall"].default
@@ -128,7 +128,7 @@ def as_plain(found: Verified, space: Space, min_recall: float) -> dict[str, Any]
     }
 
 
-def _lost(kept: Kept) -> dict[str, Any]:
+def _lost(kept: RetainedQuality) -> dict[str, Any]:
     return {
         "queries": kept.queries,
         "recall_lost": 1 - kept.recall,
@@ -169,5 +169,5 @@ _DO: dict[Verdict, str] = {
 }
 
 
-def _percent(kept: Kept) -> str:
+def _percent(kept: RetainedQuality) -> str:
     return f"{1 - kept.recall:.1%} [{1 - kept.recall_high:.1%}, {1 - kept.recall_low:.1%}]"

@@ -71,7 +71,7 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class PolicyVariant:
     """How models are chosen in a run."""
 
     name: str
@@ -126,7 +126,7 @@ def arrivals(world: World, rate: float) -> Iterator[Arrival]:
 
 def run(
     world: World,
-    way: Way,
+    way: PolicyVariant,
     rate: float | None = None,
     watch: Callable[[float], None] | None = None,
 ) -> Outcome:
@@ -144,7 +144,7 @@ def length_s(world: World, rate: float) -> float:
     return min(seconds, (len(world.trace) - 1) / rate) if world.trace else seconds
 
 
-def setup_of(world: World, way: Way) -> SimulationInputs:
+def setup_of(world: World, way: PolicyVariant) -> SimulationInputs:
     """Build the inputs of the simulation."""
     scenario, args = world.scenario, way.args or world.args
     policy = build_policy(args.routing, args.tiers)

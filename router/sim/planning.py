@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from router.sim.build import Way, World, mean_rate, run
+from router.sim.build import PolicyVariant, World, mean_rate, run
 
 REQUESTS = 3000  # simulated in one try
 MOST_TRIES = 30
@@ -50,7 +50,9 @@ def cost_of(world: World, replicas: Mapping[str, int]) -> float:
 class ReplicaPlanner:
     """Tries plans for one scenario at its highest rate, without its faults."""
 
-    def __init__(self, world: World, way: Way, watch: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, world: World, way: PolicyVariant, watch: Callable[[int], None] | None = None
+    ) -> None:
         """`watch` is called with the number of plans tried."""
         scenario = world.scenario
         self._rate = mean_rate(world)

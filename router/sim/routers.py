@@ -15,7 +15,7 @@ from router.dispatching import DispatcherState
 from router.domain import Decision, Load, Model, Request
 from router.errors import ModelUnavailable, Overloaded, RouterError
 from router.fair import Sender
-from router.feedback import Feedback, tell
+from router.feedback import Feedback, record_demand
 from router.instructions import (
     CancelCall,
     CompleteChunk,
@@ -280,7 +280,7 @@ class SimRouter:
         decision = self._choose(self._policy, request, models, loads, now)
         arrived_s = now
         if again is None:
-            missed = tell(self.feedback, decision, shape.work, now, request.deadline_s)
+            missed = record_demand(self.feedback, decision, shape.work, now, request.deadline_s)
             if missed is not None:
                 dispatcher = self.dispatchers[missed]
                 dispatcher.execute(dispatcher.state.warm(now), now)

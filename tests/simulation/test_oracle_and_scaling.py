@@ -6,7 +6,7 @@ import pytest
 
 from deployments.tools.simulate.load import load_world
 from router.sim.baselines import CHOOSERS
-from router.sim.build import Way, World, arrivals, mean_rate, run
+from router.sim.build import PolicyVariant, World, arrivals, mean_rate, run
 from router.sim.oracle import Bound, fluid_bound, least_device_seconds
 
 SCENARIOS = Path(__file__).resolve().parents[2] / "configs" / "scenarios"
@@ -29,7 +29,7 @@ def bound_of(world: World, times: float = 1.0) -> Bound:
 @pytest.mark.parametrize("name", [None, *CHOOSERS])
 def test_no_policy_beats_the_bound(name: str | None, load: float) -> None:
     world = at(load, 400)
-    bound, outcome = bound_of(world), run(world, Way("", chooser=name))
+    bound, outcome = bound_of(world), run(world, PolicyVariant("", chooser=name))
     assert outcome.effective_quality <= bound.quality + 1e-6
     assert outcome.attainment <= bound.on_time + 1e-6
 
@@ -52,7 +52,7 @@ def test_replicas_follow_the_load_and_are_paid_for_until_they_end() -> None:
     assert world.scenario.autoscaling is not None
     scaling = world.scenario.autoscaling.model_copy(update={"hold_s": 120.0})
     world = world.updated(traffic=traffic, autoscaling=scaling)
-    outcome = run(world, Way(""))
+    outcome = run(world, PolicyVariant(""))
     held = [(at_s, ready) for at_s, model, ready in outcome.replicas if model.endswith("4b")]
     most = max(ready for _, ready in held)
     assert most >= 3

@@ -17,7 +17,7 @@ from router.decision_log import ANSWERED, DecisionContext, Entry, entry_line, se
 from router.domain import Features, Load, Request, Tier, Work
 from router.models import build_models, build_policy
 from router.policy import decide
-from router.sim.build import Way, logged, mean_rate, run
+from router.sim.build import PolicyVariant, logged, mean_rate, run
 from router.usage import Use
 
 pytestmark = pytest.mark.usefixtures("kept_tokenizers")
@@ -88,7 +88,7 @@ def test_the_bar_moves_while_a_plan_is_searched(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(SMALL))
     world = load_world(path)
     told = list[tuple[str, float]]()
-    simulated(world, Way("as configured"), True, False, lambda *one: told.append(one))
+    simulated(world, PolicyVariant("as configured"), True, False, lambda *one: told.append(one))
     shares = [share for what, share in told if what.startswith("plan ")]
     assert len(shares) > 1
     assert shares == sorted(set(shares))

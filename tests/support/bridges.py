@@ -19,7 +19,7 @@ from router import adapters, fingerprint, measured, student
 from router.adapters import Adapter
 from router.config import RouterArgs
 from router.fingerprint import Fingerprint
-from router.proof import Kept, Proof
+from router.proof import Proof, RetainedQuality
 from router.space import Space
 from router.strict import parse_args
 
@@ -53,9 +53,11 @@ async def with_fingerprints(args: Mapping[str, Any], folder: Path) -> dict[str, 
     return {**args, "models": models}
 
 
-def kept_of(recall: float, ndcg: float) -> Kept:
+def kept_of(recall: float, ndcg: float) -> RetainedQuality:
     """Figures of 300 queries with an interval of two points on either side."""
-    return Kept(300, recall, recall - 0.02, recall + 0.02, ndcg, ndcg - 0.02, ndcg + 0.02, 0.8, 0.7)
+    return RetainedQuality(
+        300, recall, recall - 0.02, recall + 0.02, ndcg, ndcg - 0.02, ndcg + 0.02, 0.8, 0.7
+    )
 
 
 def proof_of(

@@ -16,7 +16,7 @@ from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
 from router.domain import Decision, Features, Load, Reason, Request, Tier, Work
 from router.models import build_policy
 from router.policy import decide
-from router.sim.build import Way, World, arrivals, run
+from router.sim.build import PolicyVariant, World, arrivals, run
 from router.sim.outcome import Outcome
 from router.strict import parse_args
 from tests.support.virtual_loop import sized_text
@@ -109,7 +109,7 @@ def test_requests_that_name_the_largest_stay_with_it_while_its_replicas_die() ->
 
 def test_a_service_that_was_never_on_time_is_compared_too() -> None:
     world = logged_world([(0.0, 0.0)])
-    outcome = run(world.updated(seconds=20.0), Way("as configured"))
+    outcome = run(world.updated(seconds=20.0), PolicyVariant("as configured"))
     ask = Ask(Text("text", "en", "query"), {}, 0.1)
     sent = [sim_models.Sent(sim_models.WARM_S + number, ask) for number in range(3)]
     late = [Told(ask, 200, "a", None, 1.0) for _ in sent]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from deployments.service.batches.disk import Lock, lines_of, to_the_end
-from deployments.service.batches.lane import BulkLane, Turn, Weight
+from deployments.service.batches.in_flight import InFlightLimit, InFlightSlot, Weight
 from deployments.service.batches.results import Result, Results
 from deployments.service.batches.store import (
     ERRORS,
@@ -121,7 +121,7 @@ class Runner:
         self.store, self.submit = store, submit
         self.most_line_bytes, self.most_lines = most_line_bytes, most_lines
         self.look_every_s = look_every_s
-        self.lane = BulkLane(most_lines)
+        self.in_flight = InFlightLimit(most_lines)
         self._running: dict[Place, asyncio.Task[None]] = {}
         self._not_before_s: dict[Place, float] = {}
 
@@ -181,7 +181,7 @@ class _Run:
 
     def __init__(self, runner: Runner, place: Place) -> None:
         self._runner, self._place = runner, place
-        self._store, self._lane = runner.store, runner.lane
+        self._store, self._in_flight = runner.store, runner.in_flight
         self._batch: StoredBatch
         self._unwritten: list[_Answered] = []
         self._writing: asyncio.Task[None] | None = None
@@ -267,24 +267,24 @@ class _Run:
                 await asyncio.gather(feeding, return_exceptions=True)
 
     async def _feed(self, results: Results) -> None:
-        """Read lines and run them, at most as many at once as the lane can hold."""
+        """Read lines and run them, at most as many at once as the limit admits."""
         grant = grant_of(self._batch.grant)
         room = asyncio.Semaphore(self._runner.most_lines)
         source = self._left(set(results.done))
 
-        def over(turn: Turn, _: object) -> None:  # also runs for a task that never started
-            turn.leave()
+        def over(slot: InFlightSlot, _: object) -> None:  # also runs for a task that never started
+            slot.leave()
             room.release()
 
         lines = await asyncio.to_thread(read_some, source)
         async with asyncio.TaskGroup() as group:
             while lines:
                 for line in lines:
-                    turn = Turn(self._lane, line.weight)
+                    slot = InFlightSlot(self._in_flight, line.weight)
                     await room.acquire()
-                    await turn.enter()
-                    task = group.create_task(self._run_line(grant, line, turn, results))
-                    task.add_done_callback(partial(over, turn))
+                    await slot.enter()
+                    task = group.create_task(self._run_line(grant, line, slot, results))
+                    task.add_done_callback(partial(over, slot))
                     await asyncio.sleep(0)  # other requests run between two lines
                 lines = await asyncio.to_thread(read_some, source)
 
@@ -300,8 +300,10 @@ class _Run:
     def _input_gone(self, when: str) -> FileGone:
         return FileGone(f"the input file was removed before {when}", "input_file_id")
 
-    async def _run_line(self, grant: Grant, line: Line, turn: Turn, results: Results) -> None:
-        """Run one line, which is in the lane, until its answer is written."""
+    async def _run_line(
+        self, grant: Grant, line: Line, slot: InFlightSlot, results: Results
+    ) -> None:
+        """Run one line, which is in flight, until its answer is written."""
         tries = Tries()
         while True:
             try:
@@ -314,10 +316,10 @@ class _Run:
                 finally:
                     answer.release()
             finally:
-                turn.leave()
+                slot.leave()
             wait_s, tries = later
             await asyncio.sleep(wait_s)
-            await turn.enter()
+            await slot.enter()
 
     async def _write(self, line: Line, answer: LineAnswer, results: Results) -> None:
         written = asyncio.get_running_loop().create_future()

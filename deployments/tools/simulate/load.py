@@ -20,7 +20,7 @@ from router.domain import Model
 from router.models import build_models
 from router.profile import ProfileError, load_profile, read_profile
 from router.sim.baselines import CHOOSERS
-from router.sim.build import Fleet, Way, World, check_log, length_s, mean_rate, slowed
+from router.sim.build import Fleet, PolicyVariant, World, check_log, length_s, mean_rate, slowed
 from router.sim.scaling import Bounds
 from router.sim.scenario import POLICIES, Scenario, check_models, parse_scenario
 from router.strict import ConfigError, suggestion
@@ -109,17 +109,17 @@ def _check_warm_up(scenario: Scenario, seconds: float, file: Path) -> None:
         )
 
 
-def load_way(given: str | None, scenario: Path, args: RouterArgs) -> Way:
+def load_way(given: str | None, scenario: Path, args: RouterArgs) -> PolicyVariant:
     """Resolve how models are chosen: by a file, a name of POLICIES, or the config.
 
     Raises ConfigError.
     """
     if given is None:
-        return Way("as configured")
+        return PolicyVariant("as configured")
     if given in CHOOSERS:
-        return Way(given, chooser=given)
+        return PolicyVariant(given, chooser=given)
     if given == "rules":
-        return Way(given)
+        return PolicyVariant(given)
     path = Path(given)
     if not path.is_file():
         path = scenario.parent / given
@@ -137,7 +137,9 @@ def load_way(given: str | None, scenario: Path, args: RouterArgs) -> Way:
             raise ConfigError(
                 [f"{path}: tiers.{tier} names {model!r}; models are {', '.join(args.native)}"]
             )
-    return Way(path.name, args.model_copy(update={"routing": policy.routing, "tiers": tiers}))
+    return PolicyVariant(
+        path.name, args.model_copy(update={"routing": policy.routing, "tiers": tiers})
+    )
 
 
 def read_trace(path: Path) -> list[tuple[float, int]]:

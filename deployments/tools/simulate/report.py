@@ -9,7 +9,7 @@ import orjson
 
 from deployments.tools.migrate import write_whole
 from router.sim.baselines import CHOOSERS
-from router.sim.build import Way, World, arrivals, length_s, mean_rate, run
+from router.sim.build import PolicyVariant, World, arrivals, length_s, mean_rate, run
 from router.sim.oracle import fluid_bound
 from router.sim.outcome import Outcome
 from router.sim.planning import MOST_TRIES, Planned, ReplicaPlanner, cost_of
@@ -17,7 +17,9 @@ from router.sim.planning import MOST_TRIES, Planned, ReplicaPlanner, cost_of
 Watch = Callable[[str, float], None]  # gets what is being done, and the share that is done
 
 
-def simulated(world: World, way: Way, plan: bool, baselines: bool, watch: Watch) -> dict[str, Any]:
+def simulated(
+    world: World, way: PolicyVariant, plan: bool, baselines: bool, watch: Watch
+) -> dict[str, Any]:
     """Run the simulation and return everything that the report contains."""
     rate = mean_rate(world)
     seconds = length_s(world, rate) if rate else world.scenario.seconds
@@ -73,12 +75,12 @@ def _plan(planned: Planned) -> dict[str, Any]:
 
 
 def _others(
-    world: World, way: Way, outcome: Outcome, rate: float, watch: Watch
+    world: World, way: PolicyVariant, outcome: Outcome, rate: float, watch: Watch
 ) -> list[dict[str, Any]]:
     """Run the same arrivals under every baseline, and add the bounds."""
     rows = [_row(way.name, outcome)]
-    ways = [Way(name, way.args, chooser=name) for name in CHOOSERS]
-    ways.append(Way("informed", way.args, way.chooser, informed=True))
+    ways = [PolicyVariant(name, way.args, chooser=name) for name in CHOOSERS]
+    ways.append(PolicyVariant("informed", way.args, way.chooser, informed=True))
     for place, other in enumerate(ways):
         watch(other.name, place / len(ways))
         rows.append(_row(other.name, run(world, other, rate)))

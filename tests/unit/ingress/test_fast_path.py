@@ -1,4 +1,4 @@
-"""The short way of a request for embeddings: real sockets, real uvicorn, and an application that
+"""the fast path of a request for embeddings: real sockets, real uvicorn, and an application that
 says what it was given.
 """
 

@@ -106,7 +106,7 @@ def test_what_reads_nothing_is_out_and_a_native_model_only_where_another_reads()
 
 def test_vectors_of_a_model_that_is_no_encoder_land_nowhere() -> None:
     with pytest.raises(KeyError):
-        choice().land(np.ones((1, 8), np.float32), "small")
+        choice().project(np.ones((1, 8), np.float32), "small")
 
 
 def test_encoders_rank_by_what_they_keep_and_have_that_share_of_the_points() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request, Why, Work
-from router.feedback import Feedback, tell
+from router.feedback import Feedback, record_demand
 from router.ledger import Ledger
 from router.policy import decide, predict
 from router.routing_config import Routing
@@ -36,7 +36,7 @@ def test_work_that_a_budget_pushed_down_counts_for_both_models(
     work = dict.fromkeys(MODELS, Work(100, 100, 10_000))
     decision = decide(Policy("large"), Request(work, ENGLISH, deadline_s=1.0), MODELS, LOADS, 0.0)
 
-    tell(feedback, decision, work, 0.0)
+    record_demand(feedback, decision, work, 0.0)
 
     assert decision.reason is Reason.BUDGET
     assert feedback["small"].offered.tokens_per_s(0.0) > 0
@@ -48,7 +48,7 @@ def test_a_target_outside_the_pinned_space_missed_nothing(feedback: dict[str, Fe
     pinned = Request(work, ENGLISH, deadline_s=0.001, candidates=frozenset({"small"}), pinned=True)
     decision = decide(Policy("large"), pinned, MODELS, LOADS, 0.0)
 
-    tell(feedback, decision, work, 0.0)
+    record_demand(feedback, decision, work, 0.0)
 
     assert (decision.model, decision.target, decision.reason) == ("small", "large", Reason.LATE)
     assert feedback["small"].offered.tokens_per_s(0.0) > 0
@@ -68,7 +68,7 @@ def test_a_refused_request_counts_as_demand_for_the_model_it_wanted(
         0.0,
     )
 
-    assert tell(feedback, decision, work, 0.0, deadline_s=1.0) == "large"
+    assert record_demand(feedback, decision, work, 0.0, deadline_s=1.0) == "large"
 
     assert decision.reason is Reason.OVER_BUDGET
     assert feedback["large"].shadow.tokens_per_s(0.0) > 0
@@ -81,7 +81,7 @@ def test_a_budget_that_an_idle_model_would_miss_too_asks_for_no_replicas(
     work = dict.fromkeys(MODELS, Work(100, 100, 10_000))  # 0.1 s on an idle model
     decision = decide(Policy("large"), Request(work, ENGLISH, deadline_s=0.05), MODELS, LOADS, 0.0)
 
-    assert tell(feedback, decision, work, 0.0, deadline_s=0.05) is None
+    assert record_demand(feedback, decision, work, 0.0, deadline_s=0.05) is None
     assert feedback["large"].shadow.tokens_per_s(0.0) == 0
 
 
@@ -90,22 +90,22 @@ def test_a_model_that_nobody_asked_for_in_three_windows_is_not_asked_for(
 ) -> None:
     large = feedback["large"]
     large.chosen(1000, 0.0)
-    assert large.ask(7, 0.0)[:3] == (100.0, 0.0, 7)
-    assert large.ask(0, 29.0).offered > 0.0
-    assert large.ask(0, 31.0)[:3] == (0.0, 0.0, 0)
+    assert large.demand(7, 0.0)[:3] == (100.0, 0.0, 7)
+    assert large.demand(0, 29.0).offered > 0.0
+    assert large.demand(0, 31.0)[:3] == (0.0, 0.0, 0)
 
 
 def test_a_replica_is_rated_by_what_it_does_with_full_batches(
     feedback: dict[str, Feedback],
 ) -> None:
     small = feedback["small"]
-    profile = small.ask(0, 0.0).tokens_per_s
+    profile = small.demand(0, 0.0).tokens_per_s
     for second in range(1, 100):  # busy all the time, with a tenth of what fits
         small.served("r1", Counters(100 * second, float(second)))
-    assert small.ask(0, 0.0).tokens_per_s == profile
+    assert small.demand(0, 0.0).tokens_per_s == profile
     for second in range(100, 400):
         small.served("r1", Counters(500 * second, float(second)), full=True)
-    assert small.ask(0, 0.0).tokens_per_s == pytest.approx(500.0, rel=0.01)
+    assert small.demand(0, 0.0).tokens_per_s == pytest.approx(500.0, rel=0.01)
 
 
 def test_a_replica_that_did_more_than_its_profile_says_is_believed(
@@ -114,7 +114,7 @@ def test_a_replica_that_did_more_than_its_profile_says_is_believed(
     small = feedback["small"]
     for second in range(1, 200):
         small.served("r1", Counters(5000 * second, float(second)))
-    assert small.ask(0, 0.0).tokens_per_s == pytest.approx(5000.0, rel=0.05)
+    assert small.demand(0, 0.0).tokens_per_s == pytest.approx(5000.0, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -162,5 +162,5 @@ def test_a_target_that_cannot_read_the_text_misses_nothing(feedback: dict[str, F
     for on_miss in (OnMiss.DEGRADE, OnMiss.REJECT):
         decision = decide(Policy("large"), request._replace(on_miss=on_miss), models, LOADS, 0.0)
         assert decision.whys["large"] is Why.TOO_LONG
-        assert tell(feedback, decision, work, 0.0) is None
+        assert record_demand(feedback, decision, work, 0.0) is None
     assert feedback["large"].shadow.tokens_per_s(0.0) == 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from deployments.dispatch.wire import Failure, FailureCode
 from deployments.replica.deployment import replica_tally
 from deployments.service.gauges import sample
-from deployments.service.request_metrics import NONE, Events
+from deployments.service.request_metrics import NONE, RequestMetrics
 from deployments.service.service import CANCELLED, Service
 from deployments.service.shared_cache import RedisClient, SharedCache
 from deployments.telemetry import metrics
@@ -259,7 +259,7 @@ def test_a_metric_with_too_many_series_counts_the_rest_as_other() -> None:
 def test_languages_with_a_label_are_those_that_the_config_names() -> None:
     from router.domain import Features
 
-    events = Events(parse_args(ARGS))
+    events = RequestMetrics(parse_args(ARGS))
     args = parse_args(
         {
             **ARGS,

@@ -11,7 +11,7 @@ import pytest
 
 from deployments.service.batches.disk import to_the_end
 from deployments.service.batches.files import FileStore
-from deployments.service.batches.lane import Weight
+from deployments.service.batches.in_flight import Weight
 from deployments.service.batches.runner import Line, LineAnswer, Runner, read_some
 from deployments.service.batches.store import STATE, BatchStore, Place, load, lock, save
 from router.batches import BatchBody, BatchStatus, Counts
@@ -141,7 +141,7 @@ async def test_a_runner_outlives_every_error_of_its_folder(tmp_path: Path) -> No
         await until(lambda: status(store, again) is BatchStatus.COMPLETED)
 
 
-async def test_a_line_that_never_began_leaves_the_lane(tmp_path: Path) -> None:
+async def test_a_line_that_never_began_is_no_longer_in_flight(tmp_path: Path) -> None:
     store = BatchStore(tmp_path, FileStore(tmp_path, 10**9))
     place = begun(store, 5)
     failed = asyncio.Event()
@@ -158,7 +158,7 @@ async def test_a_line_that_never_began_leaves_the_lane(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
             taken = lock(place)
         taken.release()
-        assert runner.lane.lines == 0
+        assert runner.in_flight.lines == 0
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["lines are left", "its window is over"])

@@ -16,29 +16,29 @@ class Weight(NamedTuple):
     size: int  # bytes
 
 
-class Turn:
+class InFlightSlot:
     """One line's place among the lines in flight, entered once or repeatedly; a second `leave` does
     nothing.
     """
 
-    def __init__(self, lane: "BulkLane", weight: Weight) -> None:
-        self._lane, self._weight, self._inside = lane, weight, False
+    def __init__(self, limit: "InFlightLimit", weight: Weight) -> None:
+        self._limit, self._weight, self._inside = limit, weight, False
 
     async def enter(self) -> None:
         """Wait until there is room."""
-        await self._lane.enter(self._weight)
+        await self._limit.enter(self._weight)
         self._inside = True
 
     def leave(self) -> None:
         """Release the room."""
         if self._inside:
             self._inside = False
-            self._lane.leave(self._weight)
+            self._limit.leave(self._weight)
 
 
-class BulkLane:
-    """Lines in flight. Waiting lines are admitted in order, and an empty lane admits a line of any
-    size.
+class InFlightLimit:
+    """Lines in flight. Waiting lines are admitted in order, and a line of any size is admitted if
+    none is in flight.
     """
 
     def __init__(self, most_lines: int) -> None:
