@@ -98,13 +98,13 @@ class SwitchedRouter(PlainRouter):  # type: ignore[misc]  # Serve's class is kno
         CPU time.
         """
         if not hasattr(self, "everything"):
-            self.everything = self.access, self.service.events, self.tracing
+            self.everything = self.access, self.service.request_metrics, self.tracing
             self.unlocked = Access(
                 self.service.args.model_copy(update={"keys": {}, "auth": "none"})
             )
-        access, events, tracing = self.everything
+        access, request_metrics, tracing = self.everything
         self.access = access if "keys" in parts else self.unlocked
-        self.service.events = events if "metrics" in parts else None
+        self.service.request_metrics = request_metrics if "metrics" in parts else None
         self.tracing = self.service.tracing = tracing if "traces" in parts else None
         for dispatcher in self.service.dispatchers.values():
             dispatcher.tracing = self.tracing

@@ -192,13 +192,13 @@ class Application:
         """Count an inference request that never reached the service, and a limit that was used
         up.
         """
-        events = self._router.service.events
-        if events is None:
+        request_metrics = self._router.service.request_metrics
+        if request_metrics is None:
             return
         if not error.counted and TABLE.infers(path):
-            events.unread(error.code)
+            request_metrics.unread(error.code)
         if isinstance(error, RateLimitExceeded) and error.of_key:
-            events.rate_limited(error.kind)
+            request_metrics.rate_limited(error.kind)
 
     async def _answer(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
         path, method = http_request.path, http_request.scope["method"]

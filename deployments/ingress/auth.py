@@ -48,8 +48,8 @@ NOT_THIS_HOST = (
 class Access:
     """Keys, limits and origins of one router; reloaded with the config."""
 
-    def __init__(self, args: RouterArgs, meters: RateLimiter | None = None) -> None:
-        self.meters = meters or RateLimiter()
+    def __init__(self, args: RouterArgs, rate_limiter: RateLimiter | None = None) -> None:
+        self.rate_limiter = rate_limiter or RateLimiter()
         self.reload(args)
 
     def reload(self, args: RouterArgs) -> None:
@@ -57,7 +57,7 @@ class Access:
         self._keys, self._local_only = Keyring(args), not args.keys and args.auth != "none"
         self._locked = len(self._keys) > 0
         self._origins = frozenset(args.cors.origins)
-        self.meters.configure(self._keys.grants)
+        self.rate_limiter.configure(self._keys.grants)
 
     def caller(self, http_request: HttpRequest) -> Grant:
         """Return the permissions of a request's sender.
@@ -104,7 +104,7 @@ class Access:
     def limits(self, grant: Grant) -> dict[str, str]:
         """OpenAI's headers about a key's limits."""
         told = {}
-        for kind, limit, left, full_after_s in self.meters.left(grant):
+        for kind, limit, left, full_after_s in self.rate_limiter.left(grant):
             most, remaining, reset = _LIMIT_HEADERS[kind]
             told[most], told[remaining], told[reset] = str(limit), str(left), duration(full_after_s)
         return told

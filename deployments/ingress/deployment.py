@@ -94,14 +94,16 @@ class Router:
         await asyncio.to_thread(language.load)  # load it now, not while a caller waits
         if args.decision_log is not None:
             service.log = open_log(args.decision_log, args.base_dir)
-        if (events := service.events) is not None:
-            self.publisher = Publisher([events.tally], partial(self._sample, events.tally, service))
+        if (request_metrics := service.request_metrics) is not None:
+            self.publisher = Publisher(
+                [request_metrics.tally], partial(self._sample, request_metrics.tally, service)
+            )
             self.publisher.start()
         self.reranking = await asyncio.to_thread(Reranking, service)
         self.service, self.views = service, Views(service, self.reranking)
         self.access = Access(args, RateLimiter(exchange=self._peers.exchange))
         loop = asyncio.get_running_loop()
-        self._keeping_even = loop.create_task(self.access.meters.run())
+        self._keeping_even = loop.create_task(self.access.rate_limiter.run())
         startup.say_switches()
         self._watching = loop.create_task(
             startup.StartupLog(args, self.views.waiting_for, startup.cluster).run()
@@ -164,14 +166,14 @@ class Router:
         logs.at_once()  # a new `logging_config` brings new buffers
         routers = self._peers.count()
         self.service.ledger.routers = routers
-        self.access.meters.routers_are(routers)
+        self.access.rate_limiter.routers_are(routers)
 
     async def exchange(self, router: str, reports: Reports) -> tuple[str, Reports]:
         """Return this router's id and its reports; other routers call this twice a second while
         keys have limits.
         """
         own = self._peers.own_id
-        return own, {} if router == own else self.access.meters.answer(router, reports)
+        return own, {} if router == own else self.access.rate_limiter.answer(router, reports)
 
     def _sample(self, tally: Tally, service: Service) -> None:
         sample(tally, service)

@@ -9,12 +9,12 @@ from deployments.ingress import asgi, bodies
 from deployments.ingress.advice import advised, name_rankings
 from deployments.ingress.asgi import HttpAnswer, HttpRequest
 from deployments.ingress.auth import Access
-from deployments.ingress.billing import billed
 from deployments.ingress.outgoing import Held, Outgoing
 from deployments.ingress.rate_limits import Charge
 from deployments.ingress.rerank import context_of, errors_of, form_of
 from deployments.ingress.routes import TABLE
 from deployments.ingress.shapes import embeddings
+from deployments.ingress.unanswered import settled_on_failure
 from deployments.ingress.views import Views
 from deployments.service.memory import give_back
 from deployments.service.plan import Caller
@@ -85,14 +85,14 @@ class Inference:
         """Answer a request that counts against its key's limits; a caller who leaves before the
         answer still pays.
         """
-        service, bill = self._router.service, await self._router.access.meters.open(grant)
+        service, charge = self._router.service, await self._router.access.rate_limiter.open(grant)
         shared = service.args.cache.scope == "shared"
         scope, stamps = "" if shared else grant.name, http_request.stamps
-        with billed(bill):
+        with settled_on_failure(charge):
             request, incoming = await self._request(grant, http_request, client, explain)
             room = partial(self._check_room, client, incoming.bytes_each)
             caller = Caller(
-                grant.models, bill, client, scope, grant.name, grant.weight, room, stamps
+                grant.models, charge, client, scope, grant.name, grant.weight, room, stamps
             )
             # The dispatcher enforces the deadline; this limit holds if nothing reached it.
             limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
@@ -102,8 +102,8 @@ class Inference:
                         service.plan(request, caller), limit_s + LATE_S, watched
                     )
                     plan = await planned
-                    if bill is not None:  # the text was read, as for an embedding
-                        await bill.charge(plan.tokens_once_cut)
+                    if charge is not None:  # the text was read, as for an embedding
+                        await charge.take(plan.tokens_once_cut)
                     return HttpAnswer(200, self._router.views.explanation(plan))
                 work = service.embed(request, caller)
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
@@ -114,9 +114,9 @@ class Inference:
         size = encoding.estimated_bytes(
             len(answer.vectors), answer.vectors.shape[1], incoming.bytes_each
         )
-        held = self._held(client, size, bill)
-        if bill is not None:
-            bill.answered(answer.prompt_tokens)
+        held = self._held(client, size, charge)
+        if charge is not None:
+            charge.answered(answer.prompt_tokens)
         give_back(size)
         try:
             if size <= (BULK_OFF_LOOP_BYTES if request.priority == "bulk" else OFF_LOOP_BYTES):
@@ -138,11 +138,11 @@ class Inference:
         client = f"key {grant.name}" if grant.name else asgi.client_of(http_request, limits)
         self._gate.enter(client, limits)
         try:
-            bill = await self._router.access.meters.open(grant)
+            charge = await self._router.access.rate_limiter.open(grant)
             scope, address = "" if shared else grant.name, http_request.address
             caller = Caller(
                 grant.models,
-                bill,
+                charge,
                 client,
                 scope,
                 grant.name,
@@ -150,7 +150,7 @@ class Inference:
                 stamps=http_request.stamps,
                 collection="" if address is None else address.collection,
             )
-            with billed(bill):
+            with settled_on_failure(charge):
                 body = await self._body(http_request, client)
                 data = read_object(body, limits)
                 http_request.errors = errors_of(data)
@@ -168,9 +168,9 @@ class Inference:
                 except TimeoutError:
                     raise DeadlineExceeded(limit_s) from None
             made = form.write(request, ranking, http_request.id)
-            held = self._held(client, len(made.body), bill)
-            if bill is not None:
-                bill.answered(ranking.prompt_tokens)
+            held = self._held(client, len(made.body), charge)
+            if charge is not None:
+                charge.answered(ranking.prompt_tokens)
             return made._replace(held=held)
         finally:
             self._gate.leave(client)
@@ -180,14 +180,14 @@ class Inference:
         size = encoding.estimated_bytes(texts, dimensions, bytes_each)
         self._outgoing.check(client, size, self._router.service.args.limits)
 
-    def _held(self, client: str, size: int, bill: Charge | None) -> Held:
+    def _held(self, client: str, size: int, charge: Charge | None) -> Held:
         """Count the answer among those being sent; raises RateLimitExceeded."""
         try:
             return self._outgoing.hold(client, size, self._router.service.args.limits)
         except RateLimitExceeded as error:
             error.counted = True  # the service counted it as answered
-            if bill is not None:
-                bill.failed(error.status)
+            if charge is not None:
+                charge.failed(error.status)
             raise
 
     async def _body(self, http_request: HttpRequest, client: str) -> bytes:

@@ -160,10 +160,10 @@ class Charge:
     without effect.
     """
 
-    __slots__ = ("_characters", "_charged", "_clock", "_meters", "_requests", "_tokens")
+    __slots__ = ("_characters", "_charged", "_clock", "_limiter", "_requests", "_tokens")
 
-    def __init__(self, meters: RateLimiter, account: Account, clock: Callable[[], float]) -> None:
-        self._meters, self._clock = meters, clock
+    def __init__(self, limiter: RateLimiter, account: Account, clock: Callable[[], float]) -> None:
+        self._limiter, self._clock = limiter, clock
         self._requests, self._tokens, _ = account
         self._charged = self._characters = 0
 
@@ -171,7 +171,7 @@ class Charge:
         """Note that texts of this many characters are being tokenised."""
         self._characters = characters
 
-    async def charge(self, tokens: int) -> None:
+    async def take(self, tokens: int) -> None:
         """Charge a request's tokens before a model reads them; raises RateLimitExceeded."""
         bucket = self._tokens
         if bucket is None:
@@ -179,7 +179,7 @@ class Charge:
         if tokens > bucket.per_minute:
             raise RateLimitExceeded.never(tokens, bucket.per_minute)
         if not bucket.take(tokens, self._clock()):
-            await self._meters.take_after_all("tokens", bucket, tokens)
+            await self._limiter.take_after_all("tokens", bucket, tokens)
         self._charged = tokens
 
     def answered(self, tokens: int) -> None:

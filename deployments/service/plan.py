@@ -25,13 +25,13 @@ from router.stamps import Stamps
 from router.usage import Use, device_s
 
 
-class Meter(Protocol):
+class RequestCharge(Protocol):
     """Charges a caller's limits."""
 
     def reading(self, characters: int) -> None:
         """Note that so many characters are tokenised; this is charged even after a refusal."""
 
-    async def charge(self, tokens: int) -> None:
+    async def take(self, tokens: int) -> None:
         """Charge tokens that are sent next. Raises RouterError if they are too many."""
 
 
@@ -39,7 +39,7 @@ class Caller(NamedTuple):
     """The parts of a request's caller that its path depends on."""
 
     permitted: frozenset[str] | None = None  # models; None: all
-    meter: Meter | None = None
+    charge: RequestCharge | None = None
     client: str = ""  # its key, otherwise its address: one client's texts share a limit
     scope: str = ""  # callers of one scope share cached reads and vectors
     key: str = ""  # its name in the config

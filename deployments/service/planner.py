@@ -105,8 +105,8 @@ class Planner:
         else:
             characters = reader.reading(texts, request.side, request.instruction, candidates)
             reader.check(caller.client, characters)
-            if caller.meter is not None:
-                caller.meter.reading(characters)
+            if caller.charge is not None:
+                caller.charge.reading(characters)
             prepared, features = await reader.read(
                 texts,
                 request.side,

@@ -163,9 +163,9 @@ class Reranking:
         if request.truncate in ("end", "start"):
             prepared, truncated = await reader.cut(prepared, request, model, caller.client)
         assert isinstance(prepared, PreparedPairs)
-        if caller.meter is not None:
+        if caller.charge is not None:
             query = () if prepared.query is None else prepared.query.counts
-            await caller.meter.charge(sum(prepared.counts) + sum(query))
+            await caller.charge.take(sum(prepared.counts) + sum(query))
         bulk, deadline_s = request.priority == "bulk", self._runner.deadline_of(plan)
         work: Coroutine[Any, Any, Rows] = self._scorers[model].gather(prepared, deadline_s, bulk)
         got = await self._runner.send(plan, work, tracing, caller.stamps)

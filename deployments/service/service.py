@@ -158,7 +158,7 @@ class Service:
         self.log: DecisionLog | None = None
         self.use_log: UseLog | None = None
         self.tracing = tracing
-        self.events: RequestMetrics | None = RequestMetrics(args) if args.metrics else None
+        self.request_metrics: RequestMetrics | None = RequestMetrics(args) if args.metrics else None
 
     def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
         """Use these rules, tiers and collections from the next request on; running requests keep
@@ -170,8 +170,8 @@ class Service:
         self.args = args
         self.planner.reload(args, catalogue)
         self.comparison.reload(args)
-        if self.events is not None:
-            self.events.reloaded(args)
+        if self.request_metrics is not None:
+            self.request_metrics.reloaded(args)
 
     @property
     def catalogue(self) -> Catalogue:
@@ -260,7 +260,7 @@ class Service:
                     answer = await answering(plan, caller, tracing)
                 except DecidedAgain as again:  # its tokens are charged already
                     plan = again.plan
-                    answer = await answering(plan, caller._replace(meter=None), tracing)
+                    answer = await answering(plan, caller._replace(charge=None), tracing)
             finally:
                 self.comparison.left()
             outcome = ANSWERED
@@ -278,8 +278,8 @@ class Service:
             outcome = InternalError.code
             raise
         finally:
-            if self.events is not None:
-                self.events.ended(request, plan, answer, outcome)
+            if self.request_metrics is not None:
+                self.request_metrics.ended(request, plan, answer, outcome)
             if plan is not None:
                 plan.choice.ended(answer is not None)
                 use = None if answer is None else self._used(plan, answer, caller)
@@ -293,8 +293,8 @@ class Service:
         use = use_of(plan, answer, caller, self.catalogue.collections)
         if self.use_log is not None:
             self.use_log.add(use)
-        if self.events is not None:
-            self.events.used(use)
+        if self.request_metrics is not None:
+            self.request_metrics.used(use)
         return use
 
     async def _answer(
@@ -310,8 +310,8 @@ class Service:
             caller.room(len(prepared.counts), plan.choice.encoders[model].space.dimensions)
         if request.truncate in ("end", "start"):
             prepared, truncated = await self.reader.cut(prepared, request, model, caller.client)
-        if caller.meter is not None:
-            await caller.meter.charge(sum(prepared.counts))
+        if caller.charge is not None:
+            await caller.charge.take(sum(prepared.counts))
         bulk, deadline_s = request.priority == "bulk", self.runner.deadline_of(plan)
         work = self.gatherers[model].gather(prepared, deadline_s, bulk)
         got = await self.runner.send(plan, work, tracing, caller.stamps)

@@ -328,7 +328,9 @@ async def local(args: dict[str, Any]) -> AsyncIterator[LocalRouter]:
 
 def tokens_left(router: LocalRouter) -> int:
     (left,) = (
-        left for kind, _, left, _ in router.access.meters.left(Grant("one")) if kind == "tokens"
+        left
+        for kind, _, left, _ in router.access.rate_limiter.left(Grant("one"))
+        if kind == "tokens"
     )
     return left
 
@@ -448,8 +450,8 @@ async def test_an_answer_that_may_not_go_out_is_counted_once_and_paid_as_read() 
             )
 
         def requests() -> float:
-            assert router.service.events is not None
-            values = router.service.events.tally.values
+            assert router.service.request_metrics is not None
+            values = router.service.request_metrics.tally.values
             return sum(values[REQUESTS].values())
 
         first = await sent()

@@ -460,8 +460,8 @@ def test_requests_that_never_reach_the_service_are_counted_too() -> None:
         assert http.post("/v1/route", json={"input": "a"}).status_code == 200
         assert http.post("/v1/route", json={"input": "a"}).status_code == 429
         assert http.post("/v1/embeddings", json={"input": "a"}).status_code == 429
-        assert router.service.events is not None
-        values = router.service.events.tally.values
+        assert router.service.request_metrics is not None
+        values = router.service.request_metrics.tally.values
     outcomes = {labels[-1]: count for labels, count in values[metrics.REQUESTS].items()}
     assert outcomes == {
         "invalid_json": 1,

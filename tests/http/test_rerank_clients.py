@@ -50,8 +50,8 @@ def test_a_ranking_is_counted_with_the_metrics_of_embeddings(
     running: tuple[str, LocalRouter],
 ) -> None:
     url, router = running
-    assert router.service.events is not None
-    values = router.service.events.tally.values
+    assert router.service.request_metrics is not None
+    values = router.service.request_metrics.tally.values
 
     def counted(metric: metrics.Metric) -> dict[tuple[str, ...], float]:
         return {labels: value for labels, value in values[metric].items() if value}

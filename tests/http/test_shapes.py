@@ -454,8 +454,8 @@ def test_keys_limits_and_metrics_hold_on_every_path(
     refused = httpx.post(url, json=body)
     assert (refused.status_code, is_error_of(handler, refused)) == (401, True)
     assert httpx.get(url, headers={"api-key": KEY}).status_code == 405
-    events = locked[1].service.events
-    assert events is not None
+    request_metrics = locked[1].service.request_metrics
+    assert request_metrics is not None
     answer = httpx.post(url, json=body, headers={"api-key": KEY})
     assert answer.status_code == 200, answer.text
     assert {"x-embedding-space", "x-routing-reason", "x-total-ms", "x-request-id"} <= {

@@ -114,9 +114,9 @@ def test_costs_are_those_of_the_device_time_that_is_not_cached(tmp_path: Path) -
         (large,) = rows(url, "other")
         assert large["cost"] is None
         assert large["device_seconds"] == pytest.approx(2 * first["device_seconds"], rel=1e-3)
-        events = router.service.events
-        assert events is not None
-        tallies = events.tally.values
+        request_metrics = router.service.request_metrics
+        assert request_metrics is not None
+        tallies = request_metrics.tally.values
         labels = ("one", "small", "none")
         assert tallies[metrics.KEY_REQUESTS][labels] == 2
         assert tallies[metrics.KEY_TOKENS][labels] == second["tokens"]
@@ -174,8 +174,8 @@ def test_a_ranking_at_an_address_is_usage_of_that_collection() -> None:
             ("one", "scores", None, 1),
             ("one", "scores", "docs", 2),
         ]
-        assert router.service.events is not None
-        counted = router.service.events.tally.values[metrics.KEY_REQUESTS]
+        assert router.service.request_metrics is not None
+        counted = router.service.request_metrics.tally.values[metrics.KEY_REQUESTS]
         assert counted["one", "scores", "docs"] == 2
         for address, key, code in (
             ("/in/nothing", "one", "not_found"),

@@ -65,31 +65,31 @@ async def test_routers_that_do_not_know_of_each_other_exchange_all_the_same() ->
 async def test_after_a_reload_a_limit_that_stayed_goes_on_and_one_that_changed_is_full_and_holds() -> (  # noqa: E501
     None
 ):
-    meters = RateLimiter(lambda: 0.0)
+    limiter = RateLimiter(lambda: 0.0)
 
     def left(grant: Grant) -> dict[str, int]:
-        return {kind: left for kind, _, left, _ in meters.left(grant)}
+        return {kind: left for kind, _, left, _ in limiter.left(grant)}
 
     before = Grant("k", requests_per_minute=10, tokens_per_minute=100)
-    meters.configure([before])
-    bill = await meters.open(before)
-    assert bill is not None
-    await bill.charge(60)
+    limiter.configure([before])
+    charge = await limiter.open(before)
+    assert charge is not None
+    await charge.take(60)
     assert left(before) == {"requests": 9, "tokens": 40}
     after = before._replace(tokens_per_minute=50)
-    meters.configure([after])
+    limiter.configure([after])
     assert left(after) == {"requests": 9, "tokens": 50}
-    bill.answered(90)  # unseen: the limit that it was charged to is gone
+    charge.answered(90)  # unseen: the limit that it was charged to is gone
     assert left(after) == {"requests": 9, "tokens": 50}
     for tokens in (30, 20):
-        again = await meters.open(after)
+        again = await limiter.open(after)
         assert again is not None
-        await again.charge(tokens)
+        await again.take(tokens)
     with pytest.raises(RateLimitExceeded, match="50 tokens"):
-        await meters.open(after)
+        await limiter.open(after)
     assert left(after) == {"requests": 7, "tokens": 0}
-    meters.configure([Grant("k")])
-    assert await meters.open(Grant("k")) is None
+    limiter.configure([Grant("k")])
+    assert await limiter.open(Grant("k")) is None
 
 
 async def test_nonsense_of_another_router_ends_no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,12 +126,12 @@ async def test_nonsense_of_another_router_ends_no_exchange(monkeypatch: pytest.M
 async def test_who_leaves_pays_what_was_charged_or_else_what_was_read(
     grant: Grant, charged: int, paid: dict[str, int]
 ) -> None:
-    meters = RateLimiter(lambda: 0.0)
-    meters.configure([grant])
-    bill = await meters.open(grant)
-    assert bill is not None
-    bill.reading(20 * READ_CHARACTERS_A_TOKEN)
+    limiter = RateLimiter(lambda: 0.0)
+    limiter.configure([grant])
+    charge = await limiter.open(grant)
+    assert charge is not None
+    charge.reading(20 * READ_CHARACTERS_A_TOKEN)
     if charged:
-        await bill.charge(charged)
-    bill.left()
-    assert {kind: most - left for kind, most, left, _ in meters.left(grant)} == paid
+        await charge.take(charged)
+    charge.left()
+    assert {kind: most - left for kind, most, left, _ in limiter.left(grant)} == paid

@@ -51,8 +51,8 @@ def service(changes: Mapping[str, Any] = {}) -> tuple[Service, HandTransport]:
 
 
 def tally_of(made: Service) -> Tally:
-    assert made.events is not None
-    return made.events.tally
+    assert made.request_metrics is not None
+    return made.request_metrics.tally
 
 
 async def ask(made: Service, transport: HandTransport, **body: Any) -> None:
@@ -114,8 +114,8 @@ async def test_a_repeated_text_is_a_cache_hit_and_no_prediction() -> None:
     await ask(made, transport)
     await ask(made, transport)
     tally = tally_of(made)
-    assert made.events is not None
-    sample(made.events.tally, made)
+    assert made.request_metrics is not None
+    sample(made.request_metrics.tally, made)
     assert counted(tally, metrics.CACHE_HITS) == counted(tally, metrics.CACHE_MISSES) == {(): 1}
     assert tally.values[metrics.CACHE_BYTES][()] > 0
     assert sum(tally.buckets[metrics.LATENCY]["small",].counts) == 2
@@ -126,14 +126,14 @@ async def test_a_repeated_text_is_a_cache_hit_and_no_prediction() -> None:
 async def test_what_the_shared_cache_did_is_counted_and_nothing_where_there_is_none() -> None:
     made, _ = service()
     tally = tally_of(made)
-    assert made.events is not None
-    sample(made.events.tally, made)
+    assert made.request_metrics is not None
+    sample(made.request_metrics.tally, made)
     assert tally.values[metrics.SHARED_CACHE]["hits",] == 0
     assert not counted(tally, metrics.SHARED_CACHE)
     # never asked
     made.shared = SharedCache(RedisClient("redis://127.0.0.1:1"), {}, {}, made.args.cache)
     made.shared.counters.hits, made.shared.counters.dropped = 3, 1
-    sample(made.events.tally, made)
+    sample(made.request_metrics.tally, made)
     assert counted(tally, metrics.SHARED_CACHE) == {("hits",): 3, ("dropped",): 1}
 
 
@@ -170,8 +170,8 @@ async def test_failures_of_replicas_are_counted_and_a_failed_replica_shows_as_ou
     await settle()
     transport.open[0].lose()
     await settle()
-    assert made.events is not None
-    sample(made.events.tally, made)
+    assert made.request_metrics is not None
+    sample(made.request_metrics.tally, made)
     tally = tally_of(made)
     assert tally.values[metrics.RETRIES]["small",] == 1
     assert tally.values[metrics.OUT]["small",] == 1
@@ -185,7 +185,7 @@ async def test_failures_of_replicas_are_counted_and_a_failed_replica_shows_as_ou
 async def test_without_metrics_nothing_is_counted() -> None:
     made, transport = service({"metrics": False})
     await ask(made, transport)
-    assert made.events is None
+    assert made.request_metrics is None
 
 
 OUTCOMES = {"answered", CANCELLED} | {
@@ -216,7 +216,7 @@ def test_no_request_can_add_a_label() -> None:
             asyncio.run(ask(made, transport, **body))
         except RouterError as error:
             if not error.counted:
-                made.events.unread(error.code)  # type: ignore[union-attr]
+                made.request_metrics.unread(error.code)  # type: ignore[union-attr]
 
     send()
     tally = tally_of(made)
@@ -259,7 +259,7 @@ def test_a_metric_with_too_many_series_counts_the_rest_as_other() -> None:
 def test_languages_with_a_label_are_those_that_the_config_names() -> None:
     from router.domain import Features
 
-    events = RequestMetrics(parse_args(ARGS))
+    request_metrics = RequestMetrics(parse_args(ARGS))
     args = parse_args(
         {
             **ARGS,
@@ -271,7 +271,7 @@ def test_languages_with_a_label_are_those_that_the_config_names() -> None:
     )
 
     def said(language: str | None, code: bool = False, mixed: bool = False) -> str:
-        return events.language(Features(9, language, "Latn", mixed, code))
+        return request_metrics.language(Features(9, language, "Latn", mixed, code))
 
     assert [said("en"), said("sw"), said(None), said(None, code=True), said("en", mixed=True)] == [
         "en",
@@ -280,7 +280,7 @@ def test_languages_with_a_label_are_those_that_the_config_names() -> None:
         "code",
         "mixed",
     ]
-    events.reloaded(args)
+    request_metrics.reloaded(args)
     assert said("sw") == "sw"
 
 

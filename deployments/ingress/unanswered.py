@@ -8,15 +8,15 @@ from deployments.ingress.rate_limits import Charge
 from router.errors import InternalError, RouterError
 
 
-class billed:
+class settled_on_failure:
     """Settle the charge of a request if the block fails; a caller who leaves before the answer
     still pays.
     """
 
-    __slots__ = ("_bill",)
+    __slots__ = ("_charge",)
 
-    def __init__(self, bill: Charge | None) -> None:
-        self._bill = bill
+    def __init__(self, charge: Charge | None) -> None:
+        self._charge = charge
 
     def __enter__(self) -> None:
         pass
@@ -27,10 +27,10 @@ class billed:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None or self._bill is None:
+        if error is None or self._charge is None:
             return
         if isinstance(error, ClientLeft | asyncio.CancelledError):
-            self._bill.left()
+            self._charge.left()
         elif isinstance(error, Exception):
             status = error.status if isinstance(error, RouterError) else InternalError.status
-            self._bill.failed(status)
+            self._charge.failed(status)
