@@ -98,19 +98,19 @@ class Entry(NamedTuple):
 class Logged(NamedTuple):
     """An entry and the setting under which it was decided."""
 
-    setting: DecisionContext
+    context: DecisionContext
     entry: Entry
 
 
-def setting_line(setting: DecisionContext, router: str) -> bytes:
-    """The line that precedes the requests decided by `setting`."""
-    policy = setting.policy
+def setting_line(context: DecisionContext, router: str) -> bytes:
+    """The line that precedes the requests decided by `context`."""
+    policy = context.policy
     return _line(
         {
             "kind": "setting",
             "format": FORMAT,
             "router": router,
-            "models": [asdict(model) for model in setting.models.values()],
+            "models": [asdict(model) for model in context.models.values()],
             "policy": {
                 "default": policy.default,
                 "floors": [asdict(floor) for floor in policy.floors],
@@ -118,18 +118,18 @@ def setting_line(setting: DecisionContext, router: str) -> bytes:
                 "max_unread": policy.max_unread,
                 "default_is_named": policy.default_is_named,
             },
-            "tiers": setting.tiers,
-            "strict_tiers": setting.strict_tiers,
-            "default_budget_s": setting.default_budget_s,
-            "arm": setting.arm,
+            "tiers": context.tiers,
+            "strict_tiers": context.strict_tiers,
+            "default_budget_s": context.default_budget_s,
+            "arm": context.arm,
         }
     )
 
 
-def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
+def entry_line(entry: Entry, context: DecisionContext, router: str) -> bytes:
     """The line of one request; a setting line of the same router must precede it."""
     request, decision = entry.request, entry.decision
-    models = {name: _changes(model, setting.models[name]) for name, model in entry.models.items()}
+    models = {name: _changes(model, context.models[name]) for name, model in entry.models.items()}
     return _line(
         {
             "kind": "request",
@@ -197,11 +197,11 @@ def read(
         try:
             kind = data["kind"]
             if kind == "setting":
-                settings[data["router"]] = _setting(data)
+                settings[data["router"]] = _context(data)
             elif kind == "request":
-                setting = settings.get(data["router"])
-                if setting is not None:
-                    yield Logged(setting, _entry(data, setting))
+                context = settings.get(data["router"])
+                if context is not None:
+                    yield Logged(context, _entry(data, context))
                 elif not broken:
                     raise LogError("its setting is missing; a log is read from its beginning")
                 else:
@@ -214,7 +214,7 @@ def read(
         good = True
 
 
-def _setting(data: dict[str, Any]) -> DecisionContext:
+def _context(data: dict[str, Any]) -> DecisionContext:
     if data["format"] != FORMAT:
         raise LogError(f"its format is {data['format']}, this version reads {FORMAT}")
     models = {
@@ -245,7 +245,7 @@ def _setting(data: dict[str, Any]) -> DecisionContext:
     )
 
 
-def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
+def _entry(data: dict[str, Any], context: DecisionContext) -> Entry:
     request, decision, changes = data["request"], data["decision"], data["models"]
     return Entry(
         at_s=data["at_s"],
@@ -266,7 +266,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
             }
         ),
         models={
-            name: _changed(model, changes.get(name, {})) for name, model in setting.models.items()
+            name: _changed(model, changes.get(name, {})) for name, model in context.models.items()
         },
         loads={name: _load(load) for name, load in data["loads"].items()},
         decision=Decision(
@@ -293,20 +293,20 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
     )
 
 
-def _changes(model: Model, setting: Model) -> dict[str, Any]:
+def _changes(model: Model, base: Model) -> dict[str, Any]:
     """The fields of `model` that differ from its setting."""
-    if model is setting:
+    if model is base:
         return {}
-    was = asdict(setting)
+    was = asdict(base)
     return {name: value for name, value in asdict(model).items() if value != was[name]}
 
 
-def _changed(setting: Model, changes: dict[str, Any]) -> Model:
+def _changed(base: Model, changes: dict[str, Any]) -> Model:
     if "curve" in changes:
         changes = changes | {"curve": Curve(**changes["curve"])}
     if "long" in changes:
         changes = changes | {"long": _long(changes)}
-    return replace(setting, **changes) if changes else setting
+    return replace(base, **changes) if changes else base
 
 
 def _long(model: dict[str, Any]) -> LongTexts | None:

@@ -29,7 +29,7 @@ class Other(NamedTuple):
     routing: Routing
     tiers: Mapping[Tier, str] | None = None
 
-    def setting(self, logged: DecisionContext) -> DecisionContext:
+    def context(self, logged: DecisionContext) -> DecisionContext:
         """The log's context with this policy; raises ValueError for a tier that is missing, or
         whose model the log does not have.
         """
@@ -135,7 +135,7 @@ class Summary(NamedTuple):
 
 def redecide(logged: Logged, other: DecisionContext | None = None) -> Decision:
     """Decide one request again, under its own context or under `other`."""
-    setting, entry = logged
+    context, entry = logged
     request = entry.request
     if other is not None:
         budget_s = other.default_budget_s
@@ -149,7 +149,7 @@ def redecide(logged: Logged, other: DecisionContext | None = None) -> Decision:
                 target=target, strict=target is not None and other.strict_tiers
             )
     return decide(
-        (setting if other is None else other).policy, request, entry.models, entry.loads, entry.now
+        (context if other is None else other).policy, request, entry.models, entry.loads, entry.now
     )
 
 
@@ -162,12 +162,12 @@ def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
     moved: dict[tuple[str, str], Counter[str]] = {}
     changed = 0
     for logged in log:
-        setting, entry = logged
-        if other is not None and setting.arm == RERANK:  # other rules do not decide these
+        context, entry = logged
+        if other is not None and context.arm == RERANK:  # other rules do not decide these
             continue
-        if id(setting) not in settings:
-            settings[id(setting)] = (setting, None if other is None else other.setting(setting))
-        decision = redecide(logged, settings[id(setting)][1])
+        if id(context) not in settings:
+            settings[id(context)] = (context, None if other is None else other.context(context))
+        decision = redecide(logged, settings[id(context)][1])
         entries.append(entry)
         before.append(entry.decision)
         after.append(decision)

@@ -89,12 +89,12 @@ def resolve(catalogue: Catalogue, request: EmbeddingsRequest) -> Constraints:
 
 
 def encoders_of(
-    catalogue: Catalogue, wanted: Constraints, models: Iterable[str], features: Features
+    catalogue: Catalogue, constraints: Constraints, models: Iterable[str], features: Features
 ) -> dict[str, Encoder]:
     """The encoder of each model for these texts."""
-    if wanted.encoders:
-        return best_of_each(wanted.encoders, features)
-    return {model: native(catalogue.space_of(model, wanted.dimensions)) for model in models}
+    if constraints.encoders:
+        return best_of_each(constraints.encoders, features)
+    return {model: native(catalogue.space_of(model, constraints.dimensions)) for model in models}
 
 
 def _model_and_tier(catalogue: Catalogue, request: EmbeddingsRequest) -> tuple[str | None, Tier]:

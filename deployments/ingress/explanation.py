@@ -13,9 +13,9 @@ def settings(plan: Plan, args: RouterArgs) -> dict[str, Any]:
     if side is None and request.texts is not None and plan.decision.model in args.models:
         side = args.models[plan.decision.model].prompts.default
     budget_ms = request.latency_budget_ms
-    if budget_ms is None and plan.setting.default_budget_s is not None:
-        budget_ms = plan.setting.default_budget_s * 1000
-    tier = request.quality if plan.wanted.tier is None else plan.wanted.tier
+    if budget_ms is None and plan.context.default_budget_s is not None:
+        budget_ms = plan.context.default_budget_s * 1000
+    tier = request.quality if plan.constraints.tier is None else plan.constraints.tier
     values = {
         "space": request.space,
         "input_type": side,

@@ -55,12 +55,12 @@ class DecisionLog:
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
         self._thread.start()
 
-    def add(self, setting: DecisionContext, entry: Entry) -> None:
+    def add(self, context: DecisionContext, entry: Entry) -> None:
         """Queue one request; the thread writes it after at most `WRITE_EVERY_S`."""
         if self._stopped.is_set():
             return
         if len(self.waiting) < self._most_waiting:
-            self.waiting.append((setting, entry))
+            self.waiting.append((context, entry))
         else:
             self.lost += 1
             self._unsaid += 1
@@ -107,13 +107,13 @@ class DecisionLog:
 
     def _write(self) -> None:
         while self.waiting:
-            setting, entry = self.waiting[0]
+            context, entry = self.waiting[0]
             self._make_room()
-            router = self._router if setting.arm is None else f"{self._router}-{setting.arm}"
-            if setting is not self._settings.get(setting.arm):
-                self._append(setting_line(setting, router))
-                self._settings[setting.arm] = setting
-            self._append(entry_line(entry, setting, router))
+            router = self._router if context.arm is None else f"{self._router}-{context.arm}"
+            if context is not self._settings.get(context.arm):
+                self._append(setting_line(context, router))
+                self._settings[context.arm] = context
+            self._append(entry_line(entry, context, router))
             self.waiting.popleft()
         if self._unsaid:
             unsaid = self._unsaid

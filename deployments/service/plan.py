@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     """A request that is decided and not yet sent."""
 
     request: EmbeddingsRequest
-    wanted: Constraints
+    constraints: Constraints
     features: Features
     prepared: dict[str, Prepared]
     work: dict[str, Work]
@@ -68,7 +68,7 @@ class Plan(NamedTuple):
     models: dict[str, Model]  # as they were decided on
     read_s: float
     decided_s: float
-    setting: DecisionContext
+    context: DecisionContext
     arm: str | None  # of the canary
     tried: str | None = None  # the model that could not answer, where this is the second decision
     tried_s: float = 0.0  # from the first decision to this one
@@ -193,7 +193,7 @@ def entry_of(
         plan.arrived_s,
         plan.decided_s,
         plan.decision_input,
-        plan.wanted.tier,
+        plan.constraints.tier,
         plan.request.latency_budget_ms is not None,
         plan.models,
         plan.loads,

@@ -48,7 +48,7 @@ class Planner:
         self._preparer, self._ledger, self._cache = preparer, ledger, cache
         self._clock, self._rng = clock, rng
         self.policy = build_policy(args.routing, args.tiers)
-        self._setting, self._canary = self._settle()
+        self._context, self._canary = self._build_contexts()
         # mean recall of the queries of each collection with several encoders
         self.running: dict[str, RunningRecall] = _averages(catalogue)
 
@@ -64,7 +64,7 @@ class Planner:
         }
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
         self.policy = build_policy(args.routing, args.tiers)
-        self._setting, self._canary = self._settle()
+        self._context, self._canary = self._build_contexts()
 
     @property
     def models(self) -> dict[str, Model]:
@@ -83,24 +83,26 @@ class Planner:
         permitted = caller.permitted
         arrived_s = self._clock()
         request = completed(self.catalogue, request)
-        wanted = self._resolve(request, reader)
+        constraints = self._resolve(request, reader)
         candidates = [
             name
             for name in self.feedback
-            if (wanted.candidates is None or name in wanted.candidates)
+            if (constraints.candidates is None or name in constraints.candidates)
             and (permitted is None or name in permitted)
         ]
         if permitted is not None:  # before anything is read
-            check_permitted(self.args, request, wanted, permitted, candidates)
+            check_permitted(self.args, request, constraints, permitted, candidates)
         texts = request.texts
         if texts is None:
-            assert wanted.target is not None, "the schema lets token ids pass only with a model"
+            assert constraints.target is not None, (
+                "the schema lets token ids pass only with a model"
+            )
             assert request.ids is not None, "a request has texts or token ids"
-            if not self.args.models[wanted.target].engine.takes_token_ids:
+            if not self.args.models[constraints.target].engine.takes_token_ids:
                 raise InvalidValue(
-                    f"{wanted.target} takes text, not token ids; send the text", "input"
+                    f"{constraints.target} takes text, not token ids; send the text", "input"
                 )
-            prepared = self._preparer.given(request.ids, wanted.target, caller.scope)
+            prepared = self._preparer.given(request.ids, constraints.target, caller.scope)
             features = Features(0, None, None, False, False)
         else:
             characters = reader.reading(texts, request.side, request.instruction, candidates)
@@ -117,36 +119,46 @@ class Planner:
                 caller.client,
             )
             if len(prepared) < len(candidates):  # it has too many tokens for the others
-                if wanted.target in candidates - prepared.keys():
+                if constraints.target in candidates - prepared.keys():
                     raise MaxTokensPerRequest(None, self.args.limits.max_tokens_per_request)
-                wanted = wanted._replace(candidates=frozenset(prepared))
+                constraints = constraints._replace(candidates=frozenset(prepared))
         read_s = self._clock()
         loads, models = self.loads(), self.models
         work = {name: self._work(name, one) for name, one in prepared.items()}
-        choice = self._choice(request, wanted, prepared, features, permitted)
+        choice = self._choice(request, constraints, prepared, features, permitted)
         if len(choice.recalls) > 1:
             models = as_ranked(models, choice.encoders, choice.recalls, features, work)
-            if wanted.target is None:
-                wanted = wanted._replace(target=best_model(choice.encoders, choice.recalls))
-        setting = self._setting
+            if constraints.target is None:
+                constraints = constraints._replace(
+                    target=best_model(choice.encoders, choice.recalls)
+                )
+        context = self._context
         decision_input = self._input_of(
-            request, wanted, features, prepared, work, arrived_s, permitted, setting, choice
+            request, constraints, features, prepared, work, arrived_s, permitted, context, choice
         )
         if (arm := self.comparison.arm(request, decision_input)) == CANARY:
-            setting = self._canary
+            context = self._canary
             decision_input = self._input_of(
-                request, wanted, features, prepared, work, arrived_s, permitted, setting, choice
+                request,
+                constraints,
+                features,
+                prepared,
+                work,
+                arrived_s,
+                permitted,
+                context,
+                choice,
             )
         decided_s = self._clock()
-        decision = decide(setting.policy, decision_input, models, loads, decided_s)
+        decision = decide(context.policy, decision_input, models, loads, decided_s)
         if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
             # No model reads the whole text: decide on the cut text.
             work = self._cut_work(prepared)
             decision_input = decision_input._replace(work=work)
-            decision = decide(setting.policy, decision_input, models, loads, decided_s)
+            decision = decide(context.policy, decision_input, models, loads, decided_s)
         return Plan(
             request,
-            wanted,
+            constraints,
             features,
             prepared,
             work,
@@ -157,7 +169,7 @@ class Planner:
             models,
             read_s,
             decided_s,
-            setting,
+            context,
             arm,
             choice=choice,
         )
@@ -165,7 +177,7 @@ class Planner:
     def _choice(
         self,
         request: EmbeddingsRequest,
-        wanted: Constraints,
+        constraints: Constraints,
         prepared: Mapping[str, Prepared],
         features: Features,
         permitted: frozenset[str] | None,
@@ -175,15 +187,17 @@ class Planner:
         The average of a collection counts only requests for which the router has a choice, not
         those that the caller or the key's permissions have fixed.
         """
-        encoders = encoders_of(self.catalogue, wanted, prepared, features)
-        if not wanted.encoders or (len(encoders) == 1 and next(iter(encoders.values())).native):
+        encoders = encoders_of(self.catalogue, constraints, prepared, features)
+        if not constraints.encoders or (
+            len(encoders) == 1 and next(iter(encoders.values())).native
+        ):
             return EncoderChoice(encoders)
         recalls = {name: encoder.recall_of(features) for name, encoder in encoders.items()}
         blind = (name for name, one in prepared.items() if name in encoders and one.unreadable)
         able = [recalls[name] for name in recalls if permitted is None or name in permitted]
         running = None
-        if wanted.collection is not None and len(encoders) > 1:
-            running = self.running.get(wanted.collection.name)
+        if constraints.collection is not None and len(encoders) > 1:
+            running = self.running.get(constraints.collection.name)
             if running is not None and max(able) < running.floor:
                 running = None
         return EncoderChoice(encoders, recalls, frozenset(blind), request.items, running, permitted)
@@ -211,7 +225,7 @@ class Planner:
         rest = None if len(unknown) == len(counts) else [counts[place] for place in unknown]
         return work_of(counts, span, self.feedback[model].model.long, rest)
 
-    def _settle(self) -> tuple[DecisionContext, DecisionContext]:
+    def _build_contexts(self) -> tuple[DecisionContext, DecisionContext]:
         """Build the decision contexts of the current config: the usual one and the canary's."""
         args, canary = self.args, self.args.compare.canary
         usual = DecisionContext(
@@ -241,31 +255,31 @@ class Planner:
     def _input_of(
         self,
         request: EmbeddingsRequest,
-        wanted: Constraints,
+        constraints: Constraints,
         features: Features,
         prepared: dict[str, Prepared],
         work: dict[str, Work],
         arrived_s: float,
         permitted: frozenset[str] | None,
-        setting: DecisionContext,
+        context: DecisionContext,
         choice: EncoderChoice,
     ) -> Request:
-        budget_s = _seconds(request.latency_budget_ms) or setting.default_budget_s
+        budget_s = _seconds(request.latency_budget_ms) or context.default_budget_s
         return Request(
             work=work,
             features=features,
             deadline_s=None if budget_s is None else arrived_s + budget_s,
-            target=wanted.target,
-            pinned=wanted.pinned,
-            strict=wanted.strict,
-            candidates=wanted.candidates,
+            target=constraints.target,
+            pinned=constraints.pinned,
+            strict=constraints.strict,
+            candidates=constraints.candidates,
             permitted=permitted,
             on_miss=request.on_budget_miss,
             input_type=request.side,
             unread={
                 name: share
                 for name, one in prepared.items()
-                if one.unread and (share := one.unread_by(setting.policy.min_share))
+                if one.unread and (share := one.unread_by(context.policy.min_share))
             },
             recalls=choice.recalls,
             unfit=choice.unfit(),

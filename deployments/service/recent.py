@@ -38,9 +38,9 @@ class Recent:
         self._ring: deque[Logged] = deque(maxlen=most)
         self._count = 0
 
-    def add(self, setting: DecisionContext, entry: Entry) -> None:
+    def add(self, context: DecisionContext, entry: Entry) -> None:
         """Add one request, in place of the oldest."""
-        self._ring.append(Logged(setting, entry))
+        self._ring.append(Logged(context, entry))
         self._count += 1
 
     def logged(self) -> list[Logged]:
@@ -64,8 +64,8 @@ class Recent:
             "next": f"{self.router}:{self._count}",
             "missed": 0 if last is None else first - known - 1,
             "data": [
-                _shown(entry, f"{self.router}:{number}", setting.arm == RERANK)
-                for number, (setting, entry) in enumerate(kept, first)
+                _shown(entry, f"{self.router}:{number}", context.arm == RERANK)
+                for number, (context, entry) in enumerate(kept, first)
             ],
         }
 

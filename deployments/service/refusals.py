@@ -39,12 +39,12 @@ def usable_names(args: RouterArgs, permitted: frozenset[str]) -> list[str]:
 def check_permitted(
     args: RouterArgs,
     request: EmbeddingsRequest,
-    wanted: Constraints,
+    constraints: Constraints,
     permitted: frozenset[str],
     candidates: Collection[str],
 ) -> None:
     """Raise TierNotAllowed if a key has no `candidates`, or no right to its tier's model."""
-    tier, target = wanted.tier, wanted.target
+    tier, target = constraints.tier, constraints.target
     if tier is not None and target is not None and target not in permitted:
         field = "quality" if request.quality is tier else "model"
         raise TierNotAllowed(tier.value, usable_names(args, permitted), field)
@@ -104,7 +104,7 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
         return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
     # No model reads it whole: name the model that would get it cut, as the message advises.
     cut = decide(
-        plan.setting.policy,
+        plan.context.policy,
         plan.decision_input._replace(work=cut_work(args, plan.prepared), on_miss=OnMiss.SERVE),
         plan.models,
         plan.loads,
@@ -114,7 +114,7 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
     counts = plan.prepared[name].counts
     index = max(range(len(counts)), key=counts.__getitem__)
     limit = plan.models[name].max_tokens
-    if plan.setting.arm == RERANK:  # a pinned reranker is pinned to no space
+    if plan.context.arm == RERANK:  # a pinned reranker is pinned to no space
         able = [one for one in plan.models if permitted is None or one in permitted]
     most = max(able, key=lambda name: plan.models[name].max_tokens)
     longer = (most, plan.models[most].max_tokens)

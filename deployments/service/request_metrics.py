@@ -92,7 +92,7 @@ class RequestMetrics:
         decision, model = plan.decision, plan.decision.model or NONE
         labels = (
             model,
-            plan.wanted.tier or NONE,
+            plan.constraints.tier or NONE,
             decision.label,
             self.language(plan.features),
             outcome,
@@ -108,7 +108,7 @@ class RequestMetrics:
         tally.add(metrics.REQUESTS, labels)
         tally.add(metrics.TEXTS, labels, texts)
         tally.add(metrics.TOKENS, labels, tokens)
-        if plan.wanted.pinned:
+        if plan.constraints.pinned:
             by = (
                 "model"
                 if request.space is None

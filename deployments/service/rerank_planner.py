@@ -58,22 +58,22 @@ class RerankPlanner(Planner):
         """Every reranker with the current curve of the model that computes its scores."""
         return {id: made(self.feedback[id].model) for id, made in self._models.items()}
 
-    def _settle(self) -> tuple[DecisionContext, DecisionContext]:
-        usual, _ = super()._settle()
+    def _build_contexts(self) -> tuple[DecisionContext, DecisionContext]:
+        usual, _ = super()._build_contexts()
         usual = usual._replace(arm=RERANK)
         return usual, usual
 
     def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
         assert isinstance(reader, PairReader)
-        wanted = resolve(self.catalogue, request)
+        constraints = resolve(self.catalogue, request)
         if (score := reader.request.score) is None:
-            return wanted
+            return constraints
         able = frozenset(id for id, one in self._rerankers.items() if one.score_kind == score)
-        if wanted.candidates is not None:
-            able &= wanted.candidates
+        if constraints.candidates is not None:
+            able &= constraints.candidates
         if not able:
             raise InvalidValue(self._without(score), "score")
-        return wanted._replace(candidates=able)
+        return constraints._replace(candidates=able)
 
     def _without(self, score: Score) -> str:
         """The message where no reranker that the request leaves open has such scores."""

@@ -174,7 +174,7 @@ class Reranking:
             ranked(got.vectors[:, 0], reader.request.top_n),
             model,
             self._args.rerankers[model].score_kind,
-            self._tier_of(model, plan.wanted),
+            self._tier_of(model, plan.constraints),
             plan.decision,
             reader.documents or plan.features,
             sum(got.tokens),
@@ -187,12 +187,12 @@ class Reranking:
             plan.elapsed_s,
         )
 
-    def _tier_of(self, model: str, wanted: Constraints) -> str | None:
+    def _tier_of(self, model: str, constraints: Constraints) -> str | None:
         """The tier of a reranker: the request's or the default one, if it has that, otherwise its
         first.
         """
         tiers = [tier for tier, id in self._args.rerank_tiers.items() if id == model]
-        likely = (wanted.tier, self._args.rerank_routing.default_tier)
+        likely = (constraints.tier, self._args.rerank_routing.default_tier)
         return next((tier for tier in likely if tier in tiers), next(iter(tiers), None))
 
     def _follow_losses(self) -> None:

@@ -126,7 +126,7 @@ class SecondTries:
         """
         now = self._clock()
         decision_input = plan.decision_input._replace(unfit=plan.choice.unfit())
-        decision = decide(plan.setting.policy, decision_input, plan.models, loads, now)
+        decision = decide(plan.context.policy, decision_input, plan.models, loads, now)
         first = plan.decision.model
         if decision.model == first or decision.reason is Reason.NO_MODEL:
             return None

@@ -284,9 +284,9 @@ class Service:
                 plan.choice.ended(answer is not None)
                 use = None if answer is None else self._used(plan, answer, caller)
                 entry = entry_of(plan, answer, outcome, use, caller.stamps)
-                self.recent.add(plan.setting, entry)
+                self.recent.add(plan.context, entry)
                 if self.log is not None:
-                    self.log.add(plan.setting, entry)
+                    self.log.add(plan.context, entry)
 
     def _used(self, plan: Plan, answer: Answered, caller: Caller) -> Use:
         """Count what an answer used."""

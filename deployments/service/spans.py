@@ -40,7 +40,7 @@ def decided(tracing: Tracing, plan: Plan, now: float) -> None:
     said: dict[str, str | int | float | bool | list[str]] = {
         "embedding.model": decision.model or "none",
         "embedding.reason": decision.label,
-        "embedding.tier": plan.wanted.tier or "none",
+        "embedding.tier": plan.constraints.tier or "none",
         "embedding.tokens": 0 if prepared is None else sum(prepared.counts),
         "embedding.degraded": decision.degraded,
         "embedding.rejected": [

@@ -460,7 +460,7 @@ def test_requests_are_counted_and_logged_as_those_of_embeddings(tmp_path: Any) -
     assert moved.json()["requests"] == 1  # other rules for embeddings decide no rerankers
     with path.open("rb") as lines:
         logged = list(read_log(lines))
-    assert [one.setting.arm for one in logged] == [RERANK, None]
+    assert [one.context.arm for one in logged] == [RERANK, None]
     assert replay(logged).changed == 0
 
 

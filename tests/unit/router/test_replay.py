@@ -62,7 +62,7 @@ POLICY = Policy(
 ENGLISH = Features(40, "en", "Latn", False, False)
 
 
-def setting(policy: Policy = POLICY) -> DecisionContext:
+def context(policy: Policy = POLICY) -> DecisionContext:
     return DecisionContext(MODELS, policy, TIERS, False, None)
 
 
@@ -105,8 +105,8 @@ def entry(
 
 def written(*entries: Entry, of: DecisionContext | None = None) -> list[bytes]:
     return [
-        setting_line(of or setting(), "r"),
-        *(entry_line(each, of or setting(), "r") for each in entries),
+        setting_line(of or context(), "r"),
+        *(entry_line(each, of or context(), "r") for each in entries),
     ]
 
 
@@ -160,8 +160,8 @@ def test_any_logged_request_is_read_as_it_was_and_decided_as_it_was(
         models=learned,
         on_miss=on_miss,
     )
-    [logged] = read(written(made, of=setting()))
-    assert logged == Logged(setting(), made)
+    [logged] = read(written(made, of=context()))
+    assert logged == Logged(context(), made)
     assert redecide(logged) == made.decision
     assert replay([logged]).changed == 0
 
@@ -170,7 +170,7 @@ def test_what_an_adapter_makes_of_a_model_travels_with_the_request() -> None:
     as_seen = {**MODELS, "small": replace(MODELS["small"], rank=7, quality={"en": 12.0})}
     [logged] = read(written(entry(models=as_seen)))
     assert logged.entry.models == as_seen
-    assert logged.setting.models == MODELS
+    assert logged.context.models == MODELS
 
 
 @pytest.mark.parametrize(
@@ -202,15 +202,15 @@ def test_a_last_line_that_was_cut_short_is_passed_over() -> None:
 
 
 def test_routers_that_share_a_file_keep_their_own_settings() -> None:
-    other = setting(replace(POLICY, default="large"))
+    other = context(replace(POLICY, default="large"))
     lines = [
-        setting_line(setting(), "a"),
+        setting_line(context(), "a"),
         setting_line(other, "b"),
-        entry_line(entry(), setting(), "a"),
+        entry_line(entry(), context(), "a"),
         entry_line(entry(policy=other.policy), other, "b"),
         lost_line(3, "a"),
     ]
-    assert [logged.setting.policy.default for logged in read(lines)] == ["middle", "large"]
+    assert [logged.context.policy.default for logged in read(lines)] == ["middle", "large"]
     assert replay(read(lines)).changed == 0
 
 
@@ -239,7 +239,7 @@ def mixed_log() -> list[Entry]:
 
 
 def test_replay_says_which_languages_and_scripts_move_and_where_quality_falls() -> None:
-    log = [Logged(setting(), each) for each in mixed_log()]
+    log = [Logged(context(), each) for each in mixed_log()]
     summary = replay(log, Other(Routing.model_validate({"default_tier": "balanced"})))
     found = {(one.dimension, one.value): one for one in summary.slices}
     # the mixed text has no language, so `foreign` never raised it: it does not move
@@ -288,9 +288,9 @@ def test_a_default_budget_counts_for_those_who_gave_none_and_only_for_them() -> 
 def test_an_explicit_tier_follows_the_tiers_of_the_other_policy() -> None:
     log = list(read(written(entry(target="large", tier=Tier.BEST))))
     other = Other(Routing(), {Tier.FAST: "small", Tier.BEST: "middle"})
-    assert redecide(log[0], other.setting(log[0].setting)).model == "middle"
-    strict = Other(Routing(strict_tiers=True)).setting(log[0].setting)
-    tight = Logged(log[0].setting, log[0].entry._replace(
+    assert redecide(log[0], other.context(log[0].context)).model == "middle"
+    strict = Other(Routing(strict_tiers=True)).context(log[0].context)
+    tight = Logged(log[0].context, log[0].entry._replace(
         request=log[0].entry.request._replace(deadline_s=100.002), own_budget=True,
     ))  # fmt: skip
     assert redecide(tight).model == "small"
@@ -302,7 +302,7 @@ def test_refusals_and_misses_are_counted() -> None:
         outcome="budget_unreachable"
     )
     log = [refused, entry(budget_s=0.005, actual_s=0.2), entry()]
-    summary = replay([Logged(setting(), each) for each in log])
+    summary = replay([Logged(context(), each) for each in log])
     assert refused.decision.reason is Reason.OVER_BUDGET
     assert summary.before.models == {"middle": 1, REFUSED: 1, "small": 1}
     assert summary.before.misses == 1
@@ -326,14 +326,14 @@ def test_refusals_and_misses_are_counted() -> None:
 )
 def test_a_policy_for_other_models_is_refused(other: Other, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        replay([Logged(setting(), entry())], other)
+        replay([Logged(context(), entry())], other)
 
 
 def test_a_log_is_written_whole_and_rotates(tmp_path: Path) -> None:
     path, one = tmp_path / "new" / "decisions.jsonl", entry()
     log = DecisionLog(path, 20_000, "r")
     for _ in range(60):
-        log.add(setting(), one)
+        log.add(context(), one)
     log.close()
     older = path.with_name("decisions.jsonl.1")
     assert 20_000 <= older.stat().st_size <= 25_000
@@ -347,7 +347,7 @@ def whole(path: Path) -> list[Logged]:
 
 
 def test_two_routers_may_write_one_file(tmp_path: Path) -> None:
-    path, same = tmp_path / "log", setting()
+    path, same = tmp_path / "log", context()
     logs = [DecisionLog(path, 10**9, name) for name in "ab"]
     for _ in range(200):
         for log in logs:
@@ -358,7 +358,7 @@ def test_two_routers_may_write_one_file(tmp_path: Path) -> None:
 
 
 def test_when_one_router_rotates_the_other_follows(tmp_path: Path) -> None:
-    path, same = tmp_path / "log", setting()
+    path, same = tmp_path / "log", context()
     for turn in range(30):
         log = DecisionLog(path, 8_000, str(turn))
         other = DecisionLog(path, 8_000, f"other {turn}")
@@ -372,7 +372,7 @@ def test_when_one_router_rotates_the_other_follows(tmp_path: Path) -> None:
 
 
 def test_requests_that_are_not_written_are_counted(tmp_path: Path) -> None:
-    path, same, one, added = tmp_path / "log", setting(), entry(), 1050
+    path, same, one, added = tmp_path / "log", context(), entry(), 1050
     log = DecisionLog(path, 10**9, "r", most_waiting=1000)
     for _ in range(added):
         log.add(same, one)
@@ -388,12 +388,12 @@ def test_requests_that_are_not_written_are_counted(tmp_path: Path) -> None:
 
 def test_a_log_that_can_no_longer_be_written_does_not_fill_the_memory(tmp_path: Path) -> None:
     log = DecisionLog(tmp_path / "log", 1, "r")
-    log.add(setting(), entry())
+    log.add(context(), entry())
     (tmp_path / "log").unlink()
     (tmp_path / "log").mkdir()  # the next file cannot be opened
-    log.add(setting(), entry())
+    log.add(context(), entry())
     log.close()
-    log.add(setting(), entry())
+    log.add(context(), entry())
     assert not log.waiting
     assert log.lost > 0
     assert log.failures > 0
@@ -418,7 +418,7 @@ class Disk:
 
 @pytest.mark.parametrize("left", [0, 1, 100, 1500, 4000, 7777])
 def test_a_full_disk_leaves_no_half_line_and_the_log_goes_on(tmp_path: Path, left: int) -> None:
-    path, disk, same = tmp_path / "log", Disk(left), setting()
+    path, disk, same = tmp_path / "log", Disk(left), context()
     log = DecisionLog(path, 10**9, "r", disk.write)
     for _ in range(20):
         log.add(same, entry())
@@ -434,7 +434,7 @@ def test_a_full_disk_leaves_no_half_line_and_the_log_goes_on(tmp_path: Path, lef
 
 
 def test_half_a_line_before_another_routers_is_one_broken_line(tmp_path: Path) -> None:
-    path, disk, same = tmp_path / "log", Disk(10**9), setting()
+    path, disk, same = tmp_path / "log", Disk(10**9), context()
     other = DecisionLog(path, 10**9, "other")
     other.add(same, entry())
     other.close()

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from deployments.service.recent import MOST_SHOWN, Recent, parse_query
 from router.errors import InvalidValue, UnknownField
-from tests.unit.router.test_replay import entry, setting
+from tests.unit.router.test_replay import context, entry
 
 
 def ring(most: int, added: int) -> Recent:
     recent = Recent(most)
     for _ in range(added):
-        recent.add(setting(), entry())
+        recent.add(context(), entry())
     return recent
 
 
@@ -32,7 +32,7 @@ def test_a_poll_gets_the_newest_after_its_cursor_and_is_told_how_many_it_missed(
     recent = ring(most, before)
     cursor = recent.view(parse_query({}), 1)["next"]
     for _ in range(between):
-        recent.add(setting(), entry())
+        recent.add(context(), entry())
     page = recent.view(parse_query({"after": cursor, "limit": str(limit)}), 1)
     shown = min(between, limit, most)
     assert numbers(page) == list(range(before + between - shown + 1, before + between + 1))
@@ -55,7 +55,7 @@ def test_a_cursor_that_is_ahead_begins_anew() -> None:
 
 def test_a_decision_is_shown_with_what_was_predicted_and_what_it_took() -> None:
     recent = Recent()
-    recent.add(setting(), entry(budget_s=0.05, tokens=12))
+    recent.add(context(), entry(budget_s=0.05, tokens=12))
     [shown] = recent.view(parse_query({}), 1)["data"]
     assert (shown["tokens"], shown["language"], shown["tier"], shown["model"]) == (
         12,
