@@ -37,7 +37,7 @@ import httpx
 import psutil
 import yaml
 
-from benchmarks.live import Ask, Client, Router, Text, Told, router
+from benchmarks.live import Ask, Client, RequestResult, Router, Text, router
 from benchmarks.marks import flat, to_file, write
 from deployments.tools.calibrate import replicas
 
@@ -143,10 +143,10 @@ def config(policy: str) -> dict[str, Any]:
 
 async def trace(
     running: Router, seconds: float, pinned: bool, rng: random.Random
-) -> tuple[list[Told], list[Seen]]:
+) -> tuple[list[RequestResult], list[Seen]]:
     """Run the steps; return the answers and the replicas over time."""
     assert running.process is not None
-    told, seen, number = list[Told](), list[Seen](), 0
+    told, seen, number = list[RequestResult](), list[Seen](), 0
     start_s = time.perf_counter()
     done = asyncio.Event()
 
@@ -188,7 +188,7 @@ def _exist(process: psutil.Process | None) -> int:
 
 
 def summarise(
-    policy: str, told: Sequence[Told], seen: Sequence[Seen], seconds: float
+    policy: str, told: Sequence[RequestResult], seen: Sequence[Seen], seconds: float
 ) -> dict[str, Any]:
     """One row of the table."""
     up_s = STEPS[0][1] * seconds

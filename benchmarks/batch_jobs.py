@@ -131,7 +131,7 @@ class HasProcesses(Protocol):
     def replicas(self, deployment: str) -> list[psutil.Process]: ...
 
 
-class Job:
+class ObservedBatch:
     """The batch as a client sees it."""
 
     def __init__(self, on: HasProcesses, session: aiohttp.ClientSession, lines: int) -> None:
@@ -246,7 +246,7 @@ async def measure(lines: int, rate: float, seconds: float, kills: int, port: int
         ):
             await interactive(session, on.url, rate, min(seconds, 5.0))  # warm
             alone = await interactive(session, on.url, rate, seconds)
-            job, begun_s = Job(on, session, lines), time.monotonic()
+            job, begun_s = ObservedBatch(on, session, lines), time.monotonic()
             await job.begin()
             before = job.done
             beside = await interactive(session, on.url, rate, seconds)

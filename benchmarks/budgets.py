@@ -31,7 +31,16 @@ import click
 import httpx
 import numpy as np
 
-from benchmarks.live import CHARACTERS_A_TOKEN, Ask, Client, Text, Texts, Told, of_turns, router
+from benchmarks.live import (
+    CHARACTERS_A_TOKEN,
+    Ask,
+    Client,
+    RequestResult,
+    Text,
+    Texts,
+    of_turns,
+    router,
+)
 from benchmarks.marks import Row, flat, write
 from router.domain import Features, Model
 from router.models import build_models
@@ -49,7 +58,7 @@ class Chooser(NamedTuple):
 
     name: str
     options: Callable[[Text, float], Mapping[str, Any]]
-    done: Callable[[Told], None] = lambda told: None
+    done: Callable[[RequestResult], None] = lambda told: None
 
 
 @click.command()
@@ -94,7 +103,7 @@ def choosers(models: Mapping[str, Model], rng: random.Random) -> list[Chooser]:
         outstanding[chosen] += 1
         return {"model": chosen}
 
-    def answered(told: Told) -> None:
+    def answered(told: RequestResult) -> None:
         outstanding[told.ask.options["model"]] -= 1
 
     return [
@@ -116,10 +125,10 @@ async def _drive(
     turns: int,
     folder: Path,
     rng: random.Random,
-) -> tuple[float, dict[tuple[float, str], list[Told]]]:
+) -> tuple[float, dict[tuple[float, str], list[RequestResult]]]:
     """Capacity of the largest model for this mix, and the answers by load and strategy."""
     texts, ways = Texts(rng, folder), choosers(models, rng)
-    told: dict[tuple[float, str], list[Told]] = {
+    told: dict[tuple[float, str], list[RequestResult]] = {
         (load, way.name): [] for load in LOADS for way in ways
     }
 
@@ -147,7 +156,7 @@ async def _drive(
 
 
 def summarise(
-    name: str, load: float, told: Sequence[Told], models: Mapping[str, Model]
+    name: str, load: float, told: Sequence[RequestResult], models: Mapping[str, Model]
 ) -> dict[str, Any]:
     """One row of the table."""
     in_time = [

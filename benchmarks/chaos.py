@@ -20,7 +20,7 @@ from typing import NamedTuple
 import click
 import psutil
 
-from benchmarks.chaos_load import PAUSE_S, Checked, Tally
+from benchmarks.chaos_load import PAUSE_S, Checked, LoadCounts
 from benchmarks.chaos_stage import MODELS, REQUEST_TIMEOUT_S, Stage, stage
 from benchmarks.marks import Row, at_least, at_most, numbers, to_file, write
 
@@ -312,7 +312,7 @@ async def overload(on: Stage, client: Checked) -> tuple[float | None, str]:
     """
     tokens = 2000  # of one request: the engine takes 0.0001 s for each, on two replicas
     rate = OVERLOAD * 2 / (0.0001 * tokens + 0.01)
-    tallies = {"interactive": Tally(), "bulk": Tally()}
+    tallies = {"interactive": LoadCounts(), "bulk": LoadCounts()}
     tasks: list[asyncio.Task[int]] = []
     end_s, turn = time.monotonic() + OVERLOAD_S, 0
     while time.monotonic() < end_s:

@@ -48,7 +48,7 @@ class Model(NamedTuple):
 
 
 @dataclass
-class Tally:
+class LoadCounts:
     """Outcomes of requests."""
 
     sent: int = 0
@@ -60,7 +60,7 @@ class Tally:
     worst_s: float = 0.0
     took_s: list[float] = field(default_factory=list)  # of those answered right
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "LoadCounts") -> None:
         """Add another tally."""
         self.sent, self.right, self.worst_s = (
             self.sent + other.sent,
@@ -82,7 +82,7 @@ class Checked:
         self._url, self._models, self._timeout_s = f"{url}/v1/embeddings", models, timeout_s
         self._rng = random.Random(seed)
         self._sent = 0
-        self.tally = Tally()
+        self.tally = LoadCounts()
 
     async def __aenter__(self) -> "Checked":
         self._session = aiohttp.ClientSession(
@@ -124,9 +124,9 @@ class Checked:
             return {"input": self.texts(8, 20), "model": large}
         return {"input": self.texts(30, 20), "model": rng.choice(models), "priority": "bulk"}
 
-    async def send(self, body: dict[str, Any], tally: Tally | None = None) -> int:
+    async def send(self, body: dict[str, Any], tally: LoadCounts | None = None) -> int:
         """Send one request and check its answer; return its status, or 0 without one."""
-        own = Tally(sent=1)
+        own = LoadCounts(sent=1)
         status, start_s = 0, time.perf_counter()
         try:
             async with self._session.post(
@@ -153,7 +153,7 @@ class Checked:
         status: int,
         content: bytes,
         headers: dict[str, str],
-        tally: Tally,
+        tally: LoadCounts,
     ) -> None:
         if status != 200:
             try:

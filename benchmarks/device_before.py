@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from deployments.engines.vllm_backends import Encoded
-from deployments.engines.vllm_core import Core, Job, same_for_all
+from deployments.engines.vllm_core import Core, EngineCall, same_for_all
 from deployments.engines.vllm_in_process import InProcess
 from router.arrays import TokenIds, Vectors
 
@@ -18,7 +18,9 @@ class Before(InProcess):
 
     async def encode(self, ids: Mapping[int, TokenIds], vectors: Vectors) -> Encoded:
         """Give the ids to the thread as lists."""
-        job = Job(sum(map(len, ids.values())), vectors, asyncio.get_running_loop().create_future())
+        job = EngineCall(
+            sum(map(len, ids.values())), vectors, asyncio.get_running_loop().create_future()
+        )
         texts: Any = [(row, text.tolist()) for row, text in ids.items()]
         job.requests, job.left = texts, len(texts)
         self._jobs.add(job)
@@ -33,9 +35,9 @@ class Before(InProcess):
         engine = self.engine
         assert engine is not None
         params, names = same_for_all(engine.vllm_config, self._pooling), map(str, count())
-        running: dict[str, tuple[Job, int]] = {}
+        running: dict[str, tuple[EngineCall, int]] = {}
         while True:
-            wait, done = not running, list[Job]()
+            wait, done = not running, list[EngineCall]()
             while wait or not self._inbox.empty():
                 wait = False
                 if (job := self._inbox.get()) is None:

@@ -37,7 +37,7 @@ from benchmarks.live import (
 from benchmarks.marks import Row, at_most, conclude, show, to_file
 from benchmarks.public_data import sample
 from deployments.replica.device import processor
-from router.decision_log import ANSWERED, Entry, read
+from router.decision_log import ANSWERED, LogEntry, read
 from router.profile import read_profile
 
 LEARNED = 300  # requests
@@ -98,7 +98,7 @@ async def drive(running: Router, models: Sequence[str], requests: int, folder: P
                         raise click.ClickException(f"{model} answered {told.status}")
 
 
-def errors(entries: Iterable[Entry]) -> dict[str, tuple[float, float]]:
+def errors(entries: Iterable[LogEntry]) -> dict[str, tuple[float, float]]:
     """Median error by model, of its first LEARNED requests and of the others."""
     off = dict[str, list[float]]()
     for one in entries:

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import click
 import httpx
 
-from benchmarks.live import Ask, Client, Texts, Told, router, with_config
+from benchmarks.live import Ask, Client, RequestResult, Texts, router, with_config
 from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
 from benchmarks.public_data import sample
 from router.keys import hash_of, new_key
@@ -89,7 +89,7 @@ class Stage(NamedTuple):
         told = both[1]
         return 100 * sum(ok(one) and one.total_s <= BUDGET_S for one in told) / max(1, len(told))
 
-    async def _later(self, client: Client, rate: float, seconds: float) -> list[Told]:
+    async def _later(self, client: Client, rate: float, seconds: float) -> list[RequestResult]:
         await asyncio.sleep(WARM_S)
         return await client.at_rate(self.in_time, rate, seconds, self.rng)
 
@@ -122,7 +122,7 @@ class Stage(NamedTuple):
         return served
 
 
-def ok(told: Told) -> bool:
+def ok(told: RequestResult) -> bool:
     return told.status == httpx.codes.OK
 
 

@@ -90,7 +90,7 @@ TRACES = re.compile(rb"Traceback|File \"|site-packages|\.py\b")
 
 
 @dataclass
-class Tally:
+class FuzzCounts:
     """Counts of answers; `problems` has one entry for each violation."""
 
     cases: Counter[str] = field(default_factory=Counter)
@@ -131,9 +131,9 @@ def is_refusal(status: int, body: bytes) -> bool:
         return False
 
 
-def fuzz(cases: int, start: int = 0) -> Tally:
+def fuzz(cases: int, start: int = 0) -> FuzzCounts:
     """Send about `cases` requests; the same `start` sends the same requests."""
-    tally = Tally()
+    tally = FuzzCounts()
     for args, headers in ((OPEN, {}), (LOCKED, {"authorization": f"Bearer {KEY}"}), (LOCKED, {})):
         some = cases // 3 if headers or args is OPEN else cases - 2 * (cases // 3)
         with (
@@ -150,7 +150,9 @@ def fuzz(cases: int, start: int = 0) -> Tally:
     return tally
 
 
-def documented(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
+def documented(
+    tally: FuzzCounts, url: str, headers: Mapping[str, str], cases: int, start: int
+) -> None:
     """Send valid and invalid requests that are generated from the document, and check every answer
     against it.
     """
@@ -222,7 +224,7 @@ class Reference:
         return self._validators[path, status]
 
 
-def bodies(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
+def bodies(tally: FuzzCounts, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
     """Send bodies and headers that no schema generates, to every route that reads JSON."""
     reference, source = Reference(url), "bodies and headers"
     with httpx.Client(base_url=url, timeout=HANG_S, headers=dict(headers)) as client:
@@ -258,7 +260,9 @@ def bodies(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start
         _each(st.tuples(addresses, sent, HEADERS), cases, start, one)
 
 
-def sockets(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
+def sockets(
+    tally: FuzzCounts, url: str, headers: Mapping[str, str], cases: int, start: int
+) -> None:
     """Send bytes that are hardly HTTP; the server in front may refuse them in its own words, but
     must answer or close.
     """
@@ -312,7 +316,7 @@ def _each(strategy: Any, cases: int, start: int, one: Callable[[Any], None]) -> 
         run()
 
 
-def table(tally: Tally, took_s: float) -> Iterator[str]:
+def table(tally: FuzzCounts, took_s: float) -> Iterator[str]:
     """The counts as Markdown."""
     yield "| source | requests |"
     yield "|---|---|"

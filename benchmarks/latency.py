@@ -49,7 +49,7 @@ from benchmarks.marks import Row, at_most, flat, show, to_file, write
 from benchmarks.public_data import sample
 from deployments.launch.serve_config import application
 from router.curve_fit import Point, fit
-from router.decision_log import ANSWERED, Entry, read
+from router.decision_log import ANSWERED, LogEntry, read
 
 STOP_EVERY_S = 0.01
 WINDOW = 1000  # requests in which the declared share is to hold
@@ -248,7 +248,7 @@ def slowed(process: psutil.Process) -> Iterator[None]:
 
 
 def summarise(
-    entries: Sequence[Entry], phases: Sequence[Phase], share: float, slow: str
+    entries: Sequence[LogEntry], phases: Sequence[Phase], share: float, slow: str
 ) -> dict[str, Any]:
     """Errors by phase and model, the worst thousand for the declared share, and completions until a
     speed was learned.
@@ -303,7 +303,7 @@ def summarise(
     }
 
 
-def undisturbed(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def undisturbed(entries: Sequence[LogEntry]) -> list[dict[str, Any]]:
     """Each model's error over answers that found all models idle, and the error of a curve fitted
     to these very answers.
 
@@ -335,7 +335,7 @@ def undisturbed(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     return rows
 
 
-def completions_until_recovery(entries: Sequence[Entry], share: float) -> int | None:
+def completions_until_recovery(entries: Sequence[LogEntry], share: float) -> int | None:
     """Completions after which RECOVERY others are predicted right; None if there are none."""
     for start in range(len(entries) - RECOVERY + 1):
         own = entries[start : start + RECOVERY]
@@ -345,18 +345,18 @@ def completions_until_recovery(entries: Sequence[Entry], share: float) -> int | 
     return None
 
 
-def _counts(entry: Entry) -> bool:
+def _counts(entry: LogEntry) -> bool:
     """Whether it was answered by a model (cached answers do not count)."""
     model = entry.decision.model
     return entry.outcome == ANSWERED and model is not None and entry.request.work[model].tokens > 0
 
 
-def _ratio(entry: Entry) -> float:
+def _ratio(entry: LogEntry) -> float:
     """Actual seconds over predicted."""
     return (entry.actual_s or 0.0) / (entry.decision.predicted_s or 1.0)
 
 
-def _over_tail(entry: Entry) -> bool:
+def _over_tail(entry: LogEntry) -> bool:
     return _ratio(entry) > entry.loads[entry.decision.model or ""].margin
 
 

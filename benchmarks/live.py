@@ -107,7 +107,7 @@ class Ask(NamedTuple):
     documents: tuple[str, ...] = ()
 
 
-class Told(NamedTuple):
+class RequestResult(NamedTuple):
     """Outcome of one request."""
 
     ask: Ask
@@ -280,7 +280,7 @@ class Client:
     async def __aexit__(self, *exc: object) -> None:
         await self._session.close()
 
-    async def send(self, ask: Ask) -> Told:
+    async def send(self, ask: Ask) -> RequestResult:
         """Send one request and time it until the last byte."""
         path = "rerank" if ask.documents else "embeddings"
         body: dict[str, Any] = {"input": ask.text.text, "encoding_format": "base64"}
@@ -294,10 +294,12 @@ class Client:
                 read = await answer.read()
                 status, headers = answer.status, answer.headers
         except (aiohttp.ClientError, TimeoutError):
-            return Told(ask, 0, None, None, time.perf_counter() - start_s)
+            return RequestResult(ask, 0, None, None, time.perf_counter() - start_s)
         model, reason = headers.get("x-embedding-model"), headers.get("x-routing-reason")
         total_s = time.perf_counter() - start_s
-        return Told(ask, status, model, reason, total_s, read if self._keeps_bodies else b"")
+        return RequestResult(
+            ask, status, model, reason, total_s, read if self._keeps_bodies else b""
+        )
 
     async def at_rate(
         self,
@@ -305,13 +307,13 @@ class Client:
         rate: float,
         seconds: float,
         rng: random.Random,
-        done: Callable[[Told], None] | None = None,
-    ) -> list[Told]:
+        done: Callable[[RequestResult], None] | None = None,
+    ) -> list[RequestResult]:
         """Send `rate` requests per second with random gaps (Poisson), whether or not they are
         answered; return when all are.
         """
         loop = asyncio.get_running_loop()
-        tasks, next_s = list[asyncio.Task[Told]](), loop.time()
+        tasks, next_s = list[asyncio.Task[RequestResult]](), loop.time()
         until_s = next_s + seconds
         while (next_s := next_s + rng.expovariate(rate)) < until_s:
             await asyncio.sleep(max(0.0, next_s - loop.time()))

@@ -34,7 +34,7 @@ from deployments.service.recent import Recent
 from deployments.service.service import Service
 from router.cards import Cards as KnownCards
 from router.config import RouterArgs
-from router.decision_log import ANSWERED, Entry
+from router.decision_log import ANSWERED, LogEntry
 from router.domain import Curve
 from router.latency import Correction
 from router.models import build_models
@@ -188,7 +188,7 @@ def _profile(path: Path, model: str, curve: Mapping[str, Any]) -> Path:
 class Seen(NamedTuple):
     """Records of one run."""
 
-    entries: list[Entry]  # in the order of their ends
+    entries: list[LogEntry]  # in the order of their ends
     left_s: dict[float, dict[str, float]]  # of the card, for each model, by the time of arrival
 
 
@@ -258,7 +258,7 @@ def beside(own_s: float, others_s: Iterable[float]) -> float:
     return own_s + sum(min(own_s, other_s) for other_s in others_s)
 
 
-def by_truth(entry: Entry, seen: Seen) -> float:
+def by_truth(entry: LogEntry, seen: Seen) -> float:
     """Predict from the card's true backlog."""
     model, left_s = entry.decision.model or "", seen.left_s[entry.arrived_s]
     work = entry.request.work[model]
@@ -276,7 +276,7 @@ def as_served(seen: Seen) -> Errors:
     return errors
 
 
-def corrected(seen: Seen, predicted: Callable[[Entry, Seen], float]) -> Errors:
+def corrected(seen: Seen, predicted: Callable[[LogEntry, Seen], float]) -> Errors:
     """Errors of other predictions, with a bias that learns from them in the order of time."""
     corrections = {name: Correction(MISS_SHARE) for name in SHARES}
     errors: Errors = {name: [] for name in SHARES}
@@ -297,7 +297,7 @@ def corrected(seen: Seen, predicted: Callable[[Entry, Seen], float]) -> Errors:
     return errors
 
 
-def _answered(seen: Seen) -> list[Entry]:
+def _answered(seen: Seen) -> list[LogEntry]:
     return [
         entry
         for entry in seen.entries
@@ -305,7 +305,7 @@ def _answered(seen: Seen) -> list[Entry]:
     ]
 
 
-def _counted(seen: Seen) -> list[Entry]:
+def _counted(seen: Seen) -> list[LogEntry]:
     return [entry for entry in _answered(seen) if entry.arrived_s >= WARM_S]
 
 

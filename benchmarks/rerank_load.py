@@ -28,7 +28,7 @@ import httpx
 import numpy as np
 
 from benchmarks.budgets import BUDGETS_S, LOADS
-from benchmarks.live import Ask, Client, Text, Texts, Told, of_turns, router
+from benchmarks.live import Ask, Client, RequestResult, Text, Texts, of_turns, router
 from benchmarks.marks import Row, at_least, conclude, numbers
 from router.config import RouterArgs
 
@@ -131,10 +131,12 @@ def main(
 
 async def _drive(
     url: str, mix: Mix, seconds: float, turns: int, rng: random.Random
-) -> tuple[float, dict[tuple[float, str], list[Told]]]:
+) -> tuple[float, dict[tuple[float, str], list[RequestResult]]]:
     """Capacity of the largest models for the mix, and the answers by load and strategy."""
     ways = (POLICY, ALWAYS)
-    told: dict[tuple[float, str], list[Told]] = {(load, way): [] for load in LOADS for way in ways}
+    told: dict[tuple[float, str], list[RequestResult]] = {
+        (load, way): [] for load in LOADS for way in ways
+    }
     async with Client(url) as client:
         for _ in range(FIRST):  # what is loaded late is loaded now
             await client.send(mix.of(ALWAYS)())
@@ -149,7 +151,7 @@ async def _drive(
     return capacity, told
 
 
-def summarise(told: Mapping[tuple[float, str], Sequence[Told]]) -> list[Share]:
+def summarise(told: Mapping[tuple[float, str], Sequence[RequestResult]]) -> list[Share]:
     """The rows of the table: both kinds for each load and strategy."""
     rows = []
     for (load, policy), all_of in told.items():

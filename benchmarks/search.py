@@ -36,7 +36,7 @@ import orjson
 import psutil
 import pybase64
 
-from benchmarks.live import Ask, Client, Router, Text, Told, router, with_config
+from benchmarks.live import Ask, Client, RequestResult, Router, Text, router, with_config
 from benchmarks.marks import Row, at_least, at_most, show, to_file, write
 from benchmarks.public_data import SETS, Judged, whole
 from benchmarks.search_stage import Stage, prepare
@@ -91,7 +91,7 @@ class Finder:
             for query in judged.queries
         }
 
-    def scores(self, told: Told) -> tuple[float, float]:
+    def scores(self, told: RequestResult) -> tuple[float, float]:
         """nDCG@10 and recall@10 of an answer."""
         said = orjson.loads(told.body)
         vector = np.frombuffer(pybase64.b64decode(said["data"][0]["embedding"]), "<f4")
@@ -150,7 +150,7 @@ class Driver:
             lambda: self._ask("always best", None), CLIENTS, CAPACITY_S
         )
 
-    async def _alone(self, client: Client, policy: str) -> list[Told]:
+    async def _alone(self, client: Client, policy: str) -> list[RequestResult]:
         options = {"space": named(self.stage.name, policy), "input_type": "query"}
         answers = [await client.send(Ask(text, options)) for text in self._queries.every()]
         if wrong := [told for told in answers if told.status != httpx.codes.OK]:
@@ -177,7 +177,7 @@ class Driver:
                 found[policy] += [self._scored(told) for told in answers]
         return {policy: (some, cpu_s[policy]) for policy, some in found.items()}
 
-    def _scored(self, told: Told) -> Scored:
+    def _scored(self, told: RequestResult) -> Scored:
         budget_s = told.ask.budget_s
         in_time = told.status == httpx.codes.OK and (budget_s is None or told.total_s <= budget_s)
         scores = self._finder.scores(told) if in_time else (0.0, 0.0)

@@ -18,7 +18,7 @@ def failures() -> Iterator[Simulated]:
     yield Simulated(
         "failures", "on time while replicas die and one has half its speed, 80 % load",
         own.attainment, "", None,
-        f"always-large {_told(large)}", f"own {_told(own)}; informed {_told(informed)}",
+        f"always-large {_summary(large)}", f"own {_summary(own)}; informed {_summary(informed)}",
     )  # fmt: skip
     yield Simulated(
         "failures space", "answers by a model outside the space of their request",
@@ -36,5 +36,5 @@ def with_pinned(world: World) -> World:
     return world.updated(traffic=traffic.model_copy(update={"classes": classes}))
 
 
-def _told(outcome: Outcome) -> str:
+def _summary(outcome: Outcome) -> str:
     return f"{percent(outcome.attainment)} at {points(outcome.effective_quality)}"

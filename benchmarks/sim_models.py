@@ -23,7 +23,7 @@ import httpx
 import yaml
 
 from benchmarks.budgets import BUDGETS_S
-from benchmarks.live import Ask, Client, Texts, Told, router, with_config
+from benchmarks.live import Ask, Client, RequestResult, Texts, router, with_config
 from benchmarks.marks import stage, to_file, verdict, write
 from benchmarks.public_data import sample
 from benchmarks.sim_runs import quantile
@@ -52,12 +52,12 @@ def asks(texts: Texts, rng: random.Random) -> Ask:
     return Ask(text, {"latency_budget_ms": 1000 * budget_s}, budget_s)
 
 
-async def replay(url: str, sent: Sequence[Sent]) -> list[Told]:
+async def replay(url: str, sent: Sequence[Sent]) -> list[RequestResult]:
     """Send each request at its time."""
     async with Client(url) as client:
         start_s = time.perf_counter()
 
-        async def one(each: Sent) -> Told:
+        async def one(each: Sent) -> RequestResult:
             await asyncio.sleep(max(0.0, start_s + each.at_s - time.perf_counter()))
             return await client.send(each.ask)
 
@@ -166,7 +166,7 @@ def main(
 
 
 def compared(
-    outcome: Outcome, runs: Sequence[Sequence[Told]], sent: Sequence[Sent]
+    outcome: Outcome, runs: Sequence[Sequence[RequestResult]], sent: Sequence[Sent]
 ) -> list[dict[str, Any]]:
     """One row per figure: simulated, measured twice, and the difference."""
     counted = [
@@ -201,7 +201,7 @@ def compared(
     return rows
 
 
-def _on_time(answers: Sequence[Told]) -> float:
+def _on_time(answers: Sequence[RequestResult]) -> float:
     kept = [
         told.status == httpx.codes.OK and told.total_s <= (told.ask.budget_s or 0.0)
         for told in answers

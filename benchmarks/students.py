@@ -76,14 +76,14 @@ def megabytes(student: Student) -> float:
         return file.stat().st_size / 1e6
 
 
-class Asked(NamedTuple):
+class QueryVectors(NamedTuple):
     """The queries, and the teacher's vectors of them."""
 
     texts: list[str]
     vectors: Vectors
 
 
-def line(name: str, documents: int, made: Distilled, queries: Asked) -> Iterator[Row]:
+def line(name: str, documents: int, made: Distilled, queries: QueryVectors) -> Iterator[Row]:
     """Print one line of the table; return its figures."""
     student = made.student
     proof = student.about.proof
@@ -141,7 +141,7 @@ async def measure(
         store = engines if keep is None else VectorStore(engines, keep, TEXTS_A_FILE)
         teacher = Teacher(Remembering(store), Space(name, model.dimensions), digest)
         queries = [query.text for query in data.queries]
-        asked = Asked(queries, await teacher.queries(queries))
+        asked = QueryVectors(queries, await teacher.queries(queries))
         documents = await teacher.documents([document.text for document in data.documents])
         alike = likeness(documents)
         click.echo(

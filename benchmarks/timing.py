@@ -36,7 +36,7 @@ Seen = Mapping[str, float]  # figures of one answer, by name
 Ask = Callable[[aiohttp.ClientSession, str, str, str], Awaitable[Seen]]
 
 
-class Told(NamedTuple):
+class FigureTest(NamedTuple):
     """Result of one statistic."""
 
     figure: str
@@ -45,21 +45,21 @@ class Told(NamedTuple):
     right: float  # of the texts that the best limit tells apart
 
 
-def judged(figure: str, known: Sequence[float], new: Sequence[float]) -> Told:
+def judged(figure: str, known: Sequence[float], new: Sequence[float]) -> FigureTest:
     """Compare the values of known texts with those of new ones."""
     ones, others = np.asarray(known), np.asarray(new)
     both = np.concatenate([ones, others])
     right = max(float((ones <= limit).sum() + (others > limit).sum()) for limit in both)
     if both.min() == both.max():
-        return Told(figure, 0.5, 1.0, right / len(both))
+        return FigureTest(figure, 0.5, 1.0, right / len(both))
     from scipy.stats import mannwhitneyu  # takes a second to import
 
     test = mannwhitneyu(ones, others)
     share = 1.0 - float(test.statistic) / (len(ones) * len(others))
-    return Told(figure, share, float(test.pvalue), right / len(both))
+    return FigureTest(figure, share, float(test.pvalue), right / len(both))
 
 
-def rows(scope: str, told: Sequence[Told]) -> list[Row]:
+def rows(scope: str, told: Sequence[FigureTest]) -> list[Row]:
     """Three figures of each, the second one with its mark."""
     marked = at_least if scope == "key" else at_most
     found = list[Row]()
@@ -109,7 +109,7 @@ async def route(session: aiohttp.ClientSession, key: str, text: str, model: str)
         return {"work_ms of /v1/route": float(work_ms or 0.0)}
 
 
-async def probe(url: str, count: int, model: str, seed: int) -> list[Told]:
+async def probe(url: str, count: int, model: str, seed: int) -> list[FigureTest]:
     """Measure each statistic for the second key."""
     rng = random.Random(seed)
     async with aiohttp.ClientSession(url) as session:
@@ -124,7 +124,7 @@ async def probe(url: str, count: int, model: str, seed: int) -> list[Told]:
 
 async def compared(
     session: aiohttp.ClientSession, ask: Ask, count: int, model: str, rng: random.Random
-) -> list[Told]:
+) -> list[FigureTest]:
     """Have the first key embed `count` texts, then request these and as many new ones with the
     other key.
     """

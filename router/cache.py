@@ -23,7 +23,7 @@ from router.arrays import Vectors
 _ENTRY_BYTES = 450
 
 
-class Entry(NamedTuple):
+class CachedVector(NamedTuple):
     """One text's vector (read-only, the model's own size) and the number of tokens read."""
 
     vector: Vectors
@@ -39,7 +39,7 @@ class VectorCache:
         self.hits = 0
         self.misses = 0
         self.evictions = 0
-        self._entries: OrderedDict[tuple[str, bytes], Entry] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, bytes], CachedVector] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -54,10 +54,10 @@ class VectorCache:
                 first.setdefault(digest, index)
         return list(first.values())
 
-    def get_many(self, model: str, digests: Sequence[bytes]) -> list[Entry | None]:
+    def get_many(self, model: str, digests: Sequence[bytes]) -> list[CachedVector | None]:
         """The entry of each digest, or None; each counts as one hit or miss."""
         entries = self._entries
-        found: list[Entry | None] = []
+        found: list[CachedVector | None] = []
         for digest in digests:
             key = (model, digest)
             entry = entries.get(key)
@@ -95,7 +95,7 @@ class VectorCache:
                 continue
             vector = row.copy()  # a view would keep the whole batch alive
             vector.flags.writeable = False
-            entries[key] = Entry(vector, count)
+            entries[key] = CachedVector(vector, count)
             self.used_bytes += entry_bytes
             while self.used_bytes > self.max_bytes:
                 _, oldest = entries.popitem(last=False)

@@ -61,7 +61,7 @@ class Demand:
             self._since_s = now
         self._rate += tokens / self.window_s
 
-    def asked(self, now: float) -> float:
+    def recent_tokens_per_s(self, now: float) -> float:
         """The average at `now`; 0 after three windows without requests, so that a model can scale
         to zero.
         """

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import click
 
 
-class Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     """A command's function, as `module:function`, and its line in the list of commands."""
 
     target: str
@@ -14,63 +14,63 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "advise": Entry(
+    "advise": CommandEntry(
         "deployments.tools.advise_cli:main",
         "Measure on your own texts when a larger model is worth it.",
     ),
-    "align": Entry(
+    "align": CommandEntry(
         "deployments.tools.align_cli:main",
         "Fit an adapter between two models, and measure what it keeps.",
     ),
-    "calibrate": Entry(
+    "calibrate": CommandEntry(
         "deployments.tools.calibrate_cli:main", "Measure how long a model takes, for its profile."
     ),
-    "check-config": Entry(
+    "check-config": CommandEntry(
         "deployments.tools.check_config_cli:main",
         "Check Serve config files before they are deployed.",
     ),
-    "compare": Entry(
+    "compare": CommandEntry(
         "deployments.tools.compare_cli:main",
         "Show what a shadow or a canary has found on live traffic.",
     ),
-    "completion": Entry(
+    "completion": CommandEntry(
         "router.completion:main", "Print a script that completes commands in a shell."
     ),
-    "distill": Entry(
+    "distill": CommandEntry(
         "deployments.tools.distill_cli:main",
         "Distill a model into a small query encoder, and measure it.",
     ),
-    "doctor": Entry(
+    "doctor": CommandEntry(
         "deployments.launch.doctor:main", "Check whether this machine can serve, and what to do."
     ),
-    "fingerprint": Entry(
+    "fingerprint": CommandEntry(
         "deployments.tools.fingerprint_cli:main",
         "Write down what a model proves to be, for its replicas.",
     ),
-    "index": Entry(
+    "index": CommandEntry(
         "deployments.tools.index_cli:main",
         "Embed a collection in each of its spaces, and measure them.",
     ),
-    "keys": Entry("deployments.tools.keys_cli:main", "Make API keys for the config."),
-    "migrate": Entry(
+    "keys": CommandEntry("deployments.tools.keys_cli:main", "Make API keys for the config."),
+    "migrate": CommandEntry(
         "deployments.tools.migrate_cli:main",
         "Embed a collection in another vector space, resumably.",
     ),
-    "replay": Entry(
+    "replay": CommandEntry(
         "deployments.tools.replay_cli:main",
         "Decide a decision log again, under its own policy or another.",
     ),
-    "route": Entry(
+    "route": CommandEntry(
         "deployments.tools.route_cli:main", "Show which model would answer a text, and why."
     ),
-    "run": Entry(
+    "run": CommandEntry(
         "deployments.launch.run:main", "Serve a config file on this machine until interrupted."
     ),
-    "simulate": Entry(
+    "simulate": CommandEntry(
         "deployments.tools.simulate_cli:main",
         "Simulate load, machines or rules before anything changes.",
     ),
-    "verify": Entry(
+    "verify": CommandEntry(
         "deployments.tools.verify_cli:main",
         "Check whether an index still belongs to what serves its space.",
     ),

@@ -200,7 +200,7 @@ class Shadowed(NamedTuple):
 
 
 @dataclass(slots=True)
-class Tally:
+class SliceTotals:
     """Sums over the requests of one slice."""
 
     requests: int = 0
@@ -255,7 +255,7 @@ class ShadowReport:
     """
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str], Tally] = {}
+        self._tallies: dict[tuple[str, str], SliceTotals] = {}
         self.compared = 0
         self.left_out = Counter[str]()  # sampled requests that were not compared, by reason
 
@@ -263,7 +263,7 @@ class ShadowReport:
         """Count one request that both models have embedded."""
         self.compared += 1
         for name in seen.slices:
-            self._tallies.setdefault((seen.model, name), Tally()).add(seen, shadowed)
+            self._tallies.setdefault((seen.model, name), SliceTotals()).add(seen, shadowed)
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON, largest slices first."""
@@ -295,13 +295,15 @@ class CanaryReport:
     ARMS = ("control", "canary")
 
     def __init__(self) -> None:
-        self._tallies: dict[str, dict[str, Tally]] = {}
+        self._tallies: dict[str, dict[str, SliceTotals]] = {}
         self.failed: dict[str, Counter[str]] = {arm: Counter() for arm in self.ARMS}
 
     def add(self, arm: str, seen: Seen) -> None:
         """Count one answered request of `arm`, "control" or "canary"."""
         for name in seen.slices:
-            self._tallies.setdefault(name, {each: Tally() for each in self.ARMS})[arm].add(seen)
+            self._tallies.setdefault(name, {each: SliceTotals() for each in self.ARMS})[arm].add(
+                seen
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON, both arms of a slice side by side."""
@@ -317,7 +319,7 @@ class CanaryReport:
         }
 
 
-def _arm(tally: Tally) -> Mapping[str, Any]:
+def _arm(tally: SliceTotals) -> Mapping[str, Any]:
     quality = tally.quality
     return {
         **tally.common(),

@@ -29,7 +29,7 @@ from router.key_config import KeyConfig, check_keys
 from router.limits_config import Limits as Limits
 from router.model_config import ModelConfig
 from router.rerank_config import RerankerConfig, check_rerankers
-from router.routing_config import Compare, NamedTier, Routing
+from router.routing_config import Compare, NamedTier, RoutingConfig
 
 
 class Cache(Section):
@@ -124,10 +124,10 @@ class RouterArgs(Section):
     tiers: dict[NamedTier, str] = Field(min_length=1)
     # by the name that a request can give as its space
     collections: dict[str, CollectionConfig] = Field(default_factory=dict)
-    routing: Routing = Routing()
+    routing: RoutingConfig = RoutingConfig()
     rerankers: dict[str, RerankerConfig] = Field(default_factory=dict)  # from small to large
     rerank_tiers: dict[NamedTier, str] = Field(default_factory=dict)
-    rerank_routing: Routing = Routing()
+    rerank_routing: RoutingConfig = RoutingConfig()
     compare: Compare = Compare()
     limits: Limits = Limits()
     cache: Cache = Cache()

@@ -59,7 +59,7 @@ class DecisionContext(NamedTuple):
     arm: str | None = None
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """One request, its decision and its outcome."""
 
     at_s: float  # of its end, seconds since 1970; the next two are on the router's own clock
@@ -99,7 +99,7 @@ class Logged(NamedTuple):
     """An entry and the setting under which it was decided."""
 
     context: DecisionContext
-    entry: Entry
+    entry: LogEntry
 
 
 def setting_line(context: DecisionContext, router: str) -> bytes:
@@ -126,7 +126,7 @@ def setting_line(context: DecisionContext, router: str) -> bytes:
     )
 
 
-def entry_line(entry: Entry, context: DecisionContext, router: str) -> bytes:
+def entry_line(entry: LogEntry, context: DecisionContext, router: str) -> bytes:
     """The line of one request; a setting line of the same router must precede it."""
     request, decision = entry.request, entry.decision
     models = {name: _changes(model, context.models[name]) for name, model in entry.models.items()}
@@ -245,9 +245,9 @@ def _context(data: dict[str, Any]) -> DecisionContext:
     )
 
 
-def _entry(data: dict[str, Any], context: DecisionContext) -> Entry:
+def _entry(data: dict[str, Any], context: DecisionContext) -> LogEntry:
     request, decision, changes = data["request"], data["decision"], data["models"]
-    return Entry(
+    return LogEntry(
         at_s=data["at_s"],
         arrived_s=data["arrived_s"],
         now=data["now"],

@@ -21,8 +21,8 @@ from router.domain import Decision, Load, Model, Reason, Why, Work
 from router.fair import Sender
 from router.latency import Correction, Learner, ProfileLearner, Quantile
 from router.ledger import Ledger, Random
-from router.routing_config import Routing
-from router.steps import Counters, Step, Steps
+from router.routing_config import RoutingConfig
+from router.steps import ReplicaCounters, Step, Steps
 
 RELAX_EVERY_S = 1.0
 MOST_TICKS = 600  # at a time, if the clock jumped
@@ -31,7 +31,7 @@ OVERHEAD_NEWS = 0.1  # relative difference at which the curve is replaced
 LEAST_OVERHEAD_S, MOST_OVERHEAD_S = 1e-4, 10.0
 
 
-NOT_SEEN = (Counters(0, 0.0), False)
+NOT_SEEN = (ReplicaCounters(0, 0.0), False)
 
 
 class Feedback:
@@ -41,7 +41,7 @@ class Feedback:
         self,
         model: Model,
         measured: bool,
-        routing: Routing,
+        routing: RoutingConfig,
         now: float,
         cold_start_s: float | None = None,
     ) -> None:
@@ -63,7 +63,7 @@ class Feedback:
         self.offered, self.shadow = Demand(now), Demand(now)
         self._learner: Learner | ProfileLearner | None = None if measured else Learner(model.curve)
         self._replicas: dict[
-            str, tuple[Counters, bool]
+            str, tuple[ReplicaCounters, bool]
         ] = {}  # and whether a full batch was left for it
         self._steps: dict[str, Steps] = {}  # by replica
         self._full_seen = False
@@ -131,7 +131,7 @@ class Feedback:
         return True
 
     def replied(
-        self, replica: str, call: Step, counters: Counters, alone: bool, idle: bool
+        self, replica: str, call: Step, counters: ReplicaCounters, alone: bool, idle: bool
     ) -> None:
         """Learn from the steps that a reply completes; see `Steps.replied`."""
         if self._learner is not None:
@@ -148,7 +148,7 @@ class Feedback:
                 self._learner.curve_with(self.model.curve.overhead_s)
             )
 
-    def served(self, replica: str, counters: Counters, full: bool = False) -> None:
+    def served(self, replica: str, counters: ReplicaCounters, full: bool = False) -> None:
         """Process the counters in a replica's reply; counters that fell mean that it restarted.
 
         `full`: at least a batch is left for it. The rate between two such replies is its full rate.
@@ -168,8 +168,8 @@ class Feedback:
     def demand(self, backlog_tokens: int, now: float) -> DemandReport:
         """This router's demand for the model, for the autoscaler."""
         return DemandReport(
-            self.offered.asked(now),
-            self.shadow.asked(now),
+            self.offered.recent_tokens_per_s(now),
+            self.shadow.recent_tokens_per_s(now),
             backlog_tokens,
             self.tokens_per_s,
             self.model.devices,

@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from router.calls import C, CallInFlight
 from router.errors import RouterError
-from router.steps import Counters
+from router.steps import ReplicaCounters
 
 
 class TextFailure(Protocol):
@@ -35,7 +35,7 @@ class CallReply(Protocol):
     @property
     def running_tokens(self) -> int | None: ...
     @property
-    def counters(self) -> Counters: ...
+    def counters(self) -> ReplicaCounters: ...
 
 
 R = TypeVar("R", bound=CallReply)

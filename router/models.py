@@ -7,7 +7,7 @@ from router.config import RouterArgs
 from router.domain import Curve, LongTexts, Model
 from router.model_config import CurveConfig, LongTextsConfig, ModelConfig, resolve_path
 from router.profile import Profile, load_profile, read_profile
-from router.routing_config import NamedTier, Routing, When
+from router.routing_config import NamedTier, RoutingConfig, When
 from router.rules import Floor, Policy
 
 
@@ -68,7 +68,7 @@ def profile_device(name: str, config: ModelConfig, base_dir: str | None) -> str 
     return None if config.profile is None else _profile(name, config.profile, base_dir).device
 
 
-def build_policy(routing: Routing, tiers: Mapping[NamedTier, str]) -> Policy:
+def build_policy(routing: RoutingConfig, tiers: Mapping[NamedTier, str]) -> Policy:
     """Build the policy, with the tiers in rules replaced by the models that serve them."""
     return Policy(
         default=tiers[routing.default_tier],

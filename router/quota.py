@@ -38,7 +38,7 @@ class Limit(NamedTuple):
     per_minute: int
 
 
-class Report(NamedTuple):
+class BucketReport(NamedTuple):
     """The report of one router to the others about one bucket."""
 
     used: float  # since it started, less refunds
@@ -133,12 +133,12 @@ class Bucket:
         self.advance(now)
         return int(max(0.0, self.level) + ROUNDING), (self.per_minute - self.level) / self.per_s
 
-    def report(self, now: float) -> Report:
+    def report(self, now: float) -> BucketReport:
         """The report for the other routers."""
         self.advance(now)
-        return Report(self.used, self.allowance, self.demand, self.level, now - self.born_s)
+        return BucketReport(self.used, self.allowance, self.demand, self.level, now - self.born_s)
 
-    def heard(self, router: str, report: Report, now: float, knows_me: bool) -> None:
+    def heard(self, router: str, report: BucketReport, now: float, knows_me: bool) -> None:
         """Take in the report of another router; `knows_me` if its level includes what this router
         spent.
         """
@@ -200,7 +200,7 @@ class Quotas:
             bucket = self._buckets[limit] = Bucket(limit.per_minute, now, self.routers)
         return bucket
 
-    def reports(self, now: float) -> dict[Limit, Report]:
+    def reports(self, now: float) -> dict[Limit, BucketReport]:
         """The reports that start an exchange: of the buckets that are not both full and idle."""
         return {
             limit: report
@@ -209,8 +209,8 @@ class Quotas:
         }
 
     def answer(
-        self, router: str, reports: Mapping[Limit, Report], now: float
-    ) -> dict[Limit, Report]:
+        self, router: str, reports: Mapping[Limit, BucketReport], now: float
+    ) -> dict[Limit, BucketReport]:
         """Take in the exchange of another router, give up the allowance that it leaves, and return
         the replies.
         """
@@ -222,7 +222,7 @@ class Quotas:
             replies[limit] = bucket.report(now)
         return replies
 
-    def exchanged(self, replies: Mapping[str, Mapping[Limit, Report]], now: float) -> None:
+    def exchanged(self, replies: Mapping[str, Mapping[Limit, BucketReport]], now: float) -> None:
         """Take in the replies of all routers that answered, and take the share that follows."""
         for router, reports in replies.items():
             for limit, report in reports.items():

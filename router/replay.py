@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from router.decision_log import ANSWERED, RERANK, DecisionContext, Entry, Logged
+from router.decision_log import ANSWERED, RERANK, DecisionContext, LogEntry, Logged
 from router.domain import UNKNOWN_LANGUAGE, Decision, Features, Reason, Tier
 from router.models import build_policy
 from router.policy import decide
-from router.routing_config import NamedTier, Routing
+from router.routing_config import NamedTier, RoutingConfig
 
 REFUSED = "refused"
 LEAST_FALL = 0.005  # points; smaller differences of means are rounding
@@ -26,7 +26,7 @@ LEAST_FALL = 0.005  # points; smaller differences of means are rounding
 class Other(NamedTuple):
     """The policy to decide by instead; `tiers` None keeps the log's tiers."""
 
-    routing: Routing
+    routing: RoutingConfig
     tiers: Mapping[Tier, str] | None = None
 
     def context(self, logged: DecisionContext) -> DecisionContext:
@@ -158,7 +158,7 @@ def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
     settings: dict[
         int, tuple[DecisionContext, DecisionContext | None]
     ] = {}  # by identity: a log has few
-    before, after, entries = list[Decision](), list[Decision](), list[Entry]()
+    before, after, entries = list[Decision](), list[Decision](), list[LogEntry]()
     moved: dict[tuple[str, str], Counter[str]] = {}
     changed = 0
     for logged in log:
@@ -189,7 +189,7 @@ def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
 
 
 def _slices(
-    entries: Sequence[Entry], before: Sequence[Decision], after: Sequence[Decision]
+    entries: Sequence[LogEntry], before: Sequence[Decision], after: Sequence[Decision]
 ) -> tuple[LogSlice, ...]:
     groups: dict[tuple[str, str], list[int]] = {}
     for place, entry in enumerate(entries):
@@ -214,7 +214,7 @@ def _kinds(features: Features) -> Iterator[tuple[str, str]]:
 
 
 def _slice(
-    dimension: str, value: str, rows: Sequence[tuple[Entry, Decision, Decision]]
+    dimension: str, value: str, rows: Sequence[tuple[LogEntry, Decision, Decision]]
 ) -> LogSlice:
     both = [
         (old, new)
@@ -227,7 +227,7 @@ def _slice(
     return LogSlice(dimension, value, len(rows), moved, *means)
 
 
-def _points(entry: Entry, decision: Decision) -> float | None:
+def _points(entry: LogEntry, decision: Decision) -> float | None:
     """Quality points of the model that answers, by the config's figures."""
     if decision.model is None:
         return None
@@ -235,7 +235,7 @@ def _points(entry: Entry, decision: Decision) -> float | None:
     return entry.models[decision.model].quality_of(request.features, request.work[decision.model])
 
 
-def _side(entries: Sequence[Entry], decisions: Sequence[Decision]) -> Side:
+def _side(entries: Sequence[LogEntry], decisions: Sequence[Decision]) -> Side:
     models, predicted, quality = Counter[str](), list[float](), list[float]()
     degraded, misses, recalls = 0, 0, list[float]()
     for entry, decision in zip(entries, decisions, strict=True):
@@ -253,7 +253,7 @@ def _side(entries: Sequence[Entry], decisions: Sequence[Decision]) -> Side:
     return Side(dict(models.most_common()), p50_s, p95_s, mean, degraded, misses, kept)
 
 
-def _measured(entries: Sequence[Entry]) -> AnsweredFigures:
+def _measured(entries: Sequence[LogEntry]) -> AnsweredFigures:
     answered = [
         (entry, entry.actual_s)
         for entry in entries

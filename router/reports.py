@@ -9,13 +9,13 @@ from typing_extensions import TypedDict
 
 from router.answers import TierName, described
 from router.rerank_config import Score
-from router.routing_config import Routing
+from router.routing_config import RoutingConfig
 from router.schema import Priority
 from router.strict import ENGINE_KINDS
 
 AnyObject = dict[str, Any]
 EngineKind = Annotated[str, WithJsonSchema({"enum": list(ENGINE_KINDS)})]
-_POLICIES = list(get_args(Routing.model_fields["policy"].annotation))
+_POLICIES = list(get_args(RoutingConfig.model_fields["policy"].annotation))
 PolicyName = Annotated[str, WithJsonSchema({"enum": _POLICIES})]
 
 

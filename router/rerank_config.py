@@ -19,7 +19,7 @@ from router.engine_config import (
     VllmEngineConfig,
 )
 from router.model_config import ModelConfig
-from router.routing_config import Routing
+from router.routing_config import RoutingConfig
 
 Score = Literal["probability", "cosine", "raw"]
 
@@ -153,7 +153,9 @@ def deployed_config(data: Mapping[str, Any]) -> ModelConfig:
 
 
 def check_rerankers(
-    rerankers: Mapping[str, RerankerConfig], models: Mapping[str, ModelConfig], routing: Routing
+    rerankers: Mapping[str, RerankerConfig],
+    models: Mapping[str, ModelConfig],
+    routing: RoutingConfig,
 ) -> None:
     """Raise ValueError if rerankers and embedding models do not fit together."""
     names = {name.lower(): id for id, one in models.items() for name in (id, *one.aliases)}

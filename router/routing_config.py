@@ -60,7 +60,7 @@ def _refuse_priced(value: Any) -> Any:
     return value
 
 
-class Routing(Section):
+class RoutingConfig(Section):
     """How requests are decided; reloaded without a restart."""
 
     HINTS: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -108,7 +108,7 @@ class Canary(Section):
 
     share: Float = Field(gt=0.0, le=1.0)
     model: str | None = None
-    routing: Routing | None = None
+    routing: RoutingConfig | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Canary":

@@ -48,7 +48,7 @@ _PRECEDENCE: Sequence[Source] = get_args(Source)
 _NAMED_TIERS = {tier.value: tier for tier in Tier if tier is not Tier.AUTO}
 
 
-class Said(NamedTuple):
+class GivenValue(NamedTuple):
     """A value, its source, and a description of that place for messages."""
 
     value: Value
@@ -114,10 +114,10 @@ def _tier(given: Given, name: Name, context: Context, sources: dict[str, Source]
     """The tier of the body, else of the header; raises NameConflict if the name means another."""
     told = None
     if (tier := given.body.quality) is not None:
-        told = Said(tier, "body", f"quality {tier.value!r}")
+        told = GivenValue(tier, "body", f"quality {tier.value!r}")
     elif (header := context.headers.get("x-quality-tier")) is not None:
         tier = quality_header(header)
-        told = Said(tier, "header", f"the header X-Quality-Tier {tier.value!r}")
+        told = GivenValue(tier, "header", f"the header X-Quality-Tier {tier.value!r}")
     own = (name.model or "").lower()
     own_tier = _NAMED_TIERS.get(own)
     if own_tier is not None and tier in (None, Tier.AUTO, own_tier):
@@ -151,13 +151,13 @@ def _input_type(
     fields, address = given.body, context.address
     told = []
     if address is not None and address.side is not None:
-        told.append(Said(address.side, "address", f"the address {address}"))
+        told.append(GivenValue(address.side, "address", f"the address {address}"))
     if name.side is not None:
-        told.append(Said(name.side, "name", _named(given)))
+        told.append(GivenValue(name.side, "name", _named(given)))
     if fields.input_type is not None:
         side = SIDES[fields.input_type]
         words = f"{field('input_type')} {fields.input_type!r}"
-        told.append(Said(side or fields.input_type, "body", words))
+        told.append(GivenValue(side or fields.input_type, "body", words))
     agreed = _agreed("input_type", told, sources)
     if fields.input_type is not None:
         return fields.input_type
@@ -184,12 +184,12 @@ def _budget_ms(
     """
     told = []
     if name.budget_ms is not None:
-        told.append(Said(name.budget_ms, "name", _named(given)))
+        told.append(GivenValue(name.budget_ms, "name", _named(given)))
     if (budget_ms := given.body.latency_budget_ms) is not None:
-        told.append(Said(budget_ms, "body", f"latency_budget_ms {budget_ms:g}"))
+        told.append(GivenValue(budget_ms, "body", f"latency_budget_ms {budget_ms:g}"))
     elif (budget_ms := budget_header(context.headers.get("x-latency-budget-ms"))) is not None:
         words = f"the header X-Latency-Budget-Ms {budget_ms:g}"
-        told.append(Said(budget_ms, "header", words))
+        told.append(GivenValue(budget_ms, "header", words))
     agreed = _agreed("latency_budget_ms", told, sources)
     if isinstance(agreed, float):
         return agreed
@@ -208,15 +208,15 @@ def _space(
     # the name was checked first of all
     if address is not None:
         space = _permitted(context, address.collection)
-        told.append(Said(space, "address", f"the address {address}"))
+        told.append(GivenValue(space, "address", f"the address {address}"))
     if name.space is not None:
-        told.append(Said(name.space, "name", _named(given)))
+        told.append(GivenValue(name.space, "name", _named(given)))
     if fields.space is not None:
         space = _permitted(context, fields.space)
-        told.append(Said(space, "body", f"space {shorten(fields.space)}"))
+        told.append(GivenValue(space, "body", f"space {shorten(fields.space)}"))
     elif (header := space_header(context.headers.get("x-embedding-space"))) is not None:
         space = _permitted(context, header)
-        told.append(Said(space, "header", f"the header X-Embedding-Space {shorten(header)}"))
+        told.append(GivenValue(space, "header", f"the header X-Embedding-Space {shorten(header)}"))
     if not told:
         return None, None
     final = told[0]
@@ -253,7 +253,7 @@ def permitted_collection(
     return meant
 
 
-def _same_space(first: Said, second: Said, catalogue: Catalogue) -> Said:
+def _same_space(first: GivenValue, second: GivenValue, catalogue: Catalogue) -> GivenValue:
     """The more specific one: a collection rather than one of its spaces. Raises SpaceConflict if
     they differ.
     """
@@ -270,7 +270,7 @@ def _same_space(first: Said, second: Said, catalogue: Catalogue) -> Said:
     )
 
 
-def _agreed(setting: str, told: Sequence[Said], sources: dict[str, Source]) -> Value:
+def _agreed(setting: str, told: Sequence[GivenValue], sources: dict[str, Source]) -> Value:
     """The value that all sources agree on; raises NameConflict if two differ."""
     if not told:
         return None

@@ -12,7 +12,7 @@ SAME_STEP = 0.2  # of a step's time: replies that follow its first one so soon b
 MOST_MIXED = 10  # steps in a row with calls of other routers, after which these count too
 
 
-class Counters(NamedTuple):
+class ReplicaCounters(NamedTuple):
     """The counters of a replica since its start, from its replies."""
 
     served_tokens: int
@@ -34,13 +34,13 @@ class Steps:
     __slots__ = ("_before", "_gained_s", "_known", "_last", "_mixed", "_open")
 
     def __init__(self) -> None:
-        self._before = self._last = Counters(0, 0.0)  # when `_open` began; in the last reply
+        self._before = self._last = ReplicaCounters(0, 0.0)  # when `_open` began; in the last reply
         self._open: Step | None = None  # with the calls that were answered so far
         self._known = True  # whether `_open` began at `_before`
         self._gained_s = 0.0  # busy seconds until `_open` ended, since the reply before it
         self._mixed = 0
 
-    def replied(self, call: Step, counters: Counters, alone: bool, idle: bool) -> list[Step]:
+    def replied(self, call: Step, counters: ReplicaCounters, alone: bool, idle: bool) -> list[Step]:
         """Add the reply to a call that was at the replica for `call.seconds`; returns the steps
         that are complete.
 
@@ -50,7 +50,7 @@ class Steps:
         before = self._last
         if counters.served_tokens < before.served_tokens or counters.busy_s < before.busy_s:
             # it started again
-            self._open, self._last = None, Counters(0, 0.0)
+            self._open, self._last = None, ReplicaCounters(0, 0.0)
         gained = counters.served_tokens - self._last.served_tokens
         if self._open is None:
             self._begin(call, counters, alone, gained)
@@ -65,7 +65,7 @@ class Steps:
         self._last = counters
         return found + self._complete() if idle else found
 
-    def _begin(self, call: Step, counters: Counters, alone: bool, gained: int) -> None:
+    def _begin(self, call: Step, counters: ReplicaCounters, alone: bool, gained: int) -> None:
         """Open the step of this reply."""
         served = self._last.served_tokens
         # calls that were cancelled made the replica busy, too
@@ -76,7 +76,7 @@ class Steps:
             seconds = self._gained_s = call.seconds
             self._known = alone
             served = counters.served_tokens - call.tokens
-        self._before = Counters(served, counters.busy_s - seconds)
+        self._before = ReplicaCounters(served, counters.busy_s - seconds)
         self._open = call._replace(seconds=seconds)
 
     def _complete(self) -> list[Step]:

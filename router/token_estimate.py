@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from router.tokenizer import Tokens, refuse_surrogates
+from router.tokenizer import TokenisedTexts, refuse_surrogates
 
 _PIECE = re.compile(r"\s?\w+|[^\w\s]")
 _DIGIT = re.compile(r"\d")
@@ -22,12 +22,12 @@ class Estimate:
     def key_for(self, texts: Sequence[str]) -> str:
         return self.key
 
-    def unread(self, texts: Sequence[str], tokens: Tokens, before: str, after: str) -> None:
+    def unread(self, texts: Sequence[str], tokens: TokenisedTexts, before: str, after: str) -> None:
         return None
 
-    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+    def __call__(self, texts: Sequence[str], input_type: str) -> TokenisedTexts:
         refuse_surrogates(texts)
-        return Tokens(None, [_SPECIAL_TOKENS + estimated_tokens(text) for text in texts])
+        return TokenisedTexts(None, [_SPECIAL_TOKENS + estimated_tokens(text) for text in texts])
 
     def offsets(self, text: str) -> None:
         return None

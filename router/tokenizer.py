@@ -42,7 +42,7 @@ _UNUSED = (
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-class Tokens(NamedTuple):
+class TokenisedTexts(NamedTuple):
     """The tokens that a model reads of each text, in the order of the texts."""
 
     ids: list[TokenIds] | None  # None where the engine takes text
@@ -62,11 +62,11 @@ class Tokenizer(Protocol):
     def key_for(self, texts: Sequence[str]) -> str:
         """The key under which the tokens of exactly these texts can be shared."""
 
-    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+    def __call__(self, texts: Sequence[str], input_type: str) -> TokenisedTexts:
         """Tokenise; raises ValueError naming the text that is not valid Unicode."""
 
     def unread(
-        self, texts: Sequence[str], tokens: Tokens, before: str, after: str
+        self, texts: Sequence[str], tokens: TokenisedTexts, before: str, after: str
     ) -> list[float] | None:
         """The share of each text's own tokens that the tokenizer does not know; None if it knows
         all. `tokens` are those of the texts between `before` and `after`.
@@ -155,16 +155,16 @@ class _FileTokenizer:
     def key_for(self, texts: Sequence[str]) -> str:
         return self.key if any(map(self._has_added, texts)) else self._ordinary_key
 
-    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+    def __call__(self, texts: Sequence[str], input_type: str) -> TokenisedTexts:
         refuse_surrogates(texts)
         encodings = self._inner.encode_batch_fast(
             list(texts), add_special_tokens=self._special_tokens
         )
         ids = [self._ids(encoding) for encoding in encodings]
-        return Tokens(ids, [len(row) for row in ids])
+        return TokenisedTexts(ids, [len(row) for row in ids])
 
     def unread(
-        self, texts: Sequence[str], tokens: Tokens, before: str, after: str
+        self, texts: Sequence[str], tokens: TokenisedTexts, before: str, after: str
     ) -> list[float] | None:
         if self._unknown is None or tokens.ids is None:
             return None
@@ -206,10 +206,10 @@ class FastTokenizer(_FileTokenizer):
         start = whole.index(bare[0])
         self._before, self._behind = whole[:start], whole[start + 1 :]
 
-    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+    def __call__(self, texts: Sequence[str], input_type: str) -> TokenisedTexts:
         refuse_surrogates(texts)
         ids = [self._one(text) for text in texts]
-        return Tokens(ids, [len(row) for row in ids])
+        return TokenisedTexts(ids, [len(row) for row in ids])
 
     def _one(self, text: str) -> TokenIds:
         if len(text) > _FAST_CHARACTERS or self._has_added(text):
@@ -242,14 +242,14 @@ class _Counter:
         return self.key
 
     def unread(
-        self, texts: Sequence[str], tokens: Tokens, before: str, after: str
+        self, texts: Sequence[str], tokens: TokenisedTexts, before: str, after: str
     ) -> list[float] | None:
         if self._unread is None:
             return None
         shares = [self._unread(text) for text in texts]
         return shares if any(shares) else None
 
-    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+    def __call__(self, texts: Sequence[str], input_type: str) -> TokenisedTexts:
         refuse_surrogates(texts)
         counts = list(self._count(texts, input_type))
         if len(counts) != len(texts):
@@ -257,7 +257,7 @@ class _Counter:
                 f"{self.key} counted {len(counts)} texts of {len(texts)}; it must return one "
                 "count for each"
             )
-        return Tokens(None, counts)
+        return TokenisedTexts(None, counts)
 
     def offsets(self, text: str) -> None:
         return None

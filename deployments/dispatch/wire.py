@@ -16,7 +16,7 @@ import numpy.typing as npt
 import orjson
 
 from router.arrays import TokenIds, Vectors
-from router.steps import Counters
+from router.steps import ReplicaCounters
 
 FailureCode = Literal["too_long", "invalid", "expired", "engine"]
 
@@ -55,7 +55,7 @@ class Reply(NamedTuple):
     queue_s: float
     inference_s: float
     outstanding_tokens: int  # at this replica, from every router, when it replied
-    counters: Counters
+    counters: ReplicaCounters
     # tokens in the next step when this call's step ended; None: one step at a time
     running_tokens: int | None = None
     stamps: tuple[float, ...] = ()  # from `at_replica` on, in seconds since 1970
@@ -136,7 +136,7 @@ def unpack_reply(data: bytearray) -> Reply:
         queue_s,
         inference_s,
         held,
-        Counters(*counters),
+        ReplicaCounters(*counters),
         more[0] if more else None,
         tuple(more[1:]),
     )

@@ -31,7 +31,7 @@ from router import engine_config
 T = TypeVar("T")
 
 
-class Embedder(Protocol):
+class CallableEmbedder(Protocol):
     """The object that a factory returns; its methods are called from one thread."""
 
     dimensions: int
@@ -60,7 +60,7 @@ class CallableEngine:
     ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, max_tokens
         self._settings = settings
-        self._embedder: Embedder | None = None
+        self._embedder: CallableEmbedder | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="callable-engine")
         self._queued_tokens = 0
 
@@ -84,7 +84,7 @@ class CallableEngine:
             await self.stop()
             raise
 
-    def _make(self) -> Embedder:
+    def _make(self) -> CallableEmbedder:
         target = self._settings.target
         module, _, name = target.partition(":")
         try:
@@ -95,7 +95,7 @@ class CallableEngine:
                 f"{error}"
             ) from error
         try:
-            embedder: Embedder = factory(**self._settings.kwargs)
+            embedder: CallableEmbedder = factory(**self._settings.kwargs)
         except Exception as error:
             raise EngineError(f"{target} failed: {type(error).__name__}: {error}") from error
         needed = ("dimensions", "max_tokens", "batch_tokens", "embed", "count")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from deployments.engines.base import EngineDead, EngineError, InvalidText, Times
-from deployments.telemetry.metrics import OF_VLLM, EngineStats, Tally
+from deployments.telemetry.metrics import OF_VLLM, EngineStats, ProcessMetrics
 from router.arrays import TokenIds, Vectors
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def log_options(stats: EngineStats | None, config: "VllmConfig") -> dict[str, An
         return {"disable_log_stats": True}
     from deployments.engines.vllm_stats import stat_logger
 
-    counted = stats or EngineStats(Tally(OF_VLLM), "")
+    counted = stats or EngineStats(ProcessMetrics(OF_VLLM), "")
     return {"disable_log_stats": False, "stat_loggers": [stat_logger(counted)]}
 
 

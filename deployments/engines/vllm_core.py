@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SMALL_STEP_TOKENS = 512  # up to here one CPU thread is enough
 
 
-class Job:
+class EngineCall:
     """The texts of one call, by row; the stepping thread writes their vectors."""
 
     __slots__ = (
@@ -109,7 +109,7 @@ class Core:
         self._step_tokens = self._core.scheduler.max_num_scheduled_tokens
         self._longer = 0  # number of texts that no step can hold
         self._tokens = 0
-        self.running: dict[str, tuple[Job, int, int]] = {}  # job, row, tokens
+        self.running: dict[str, tuple[EngineCall, int, int]] = {}  # job, row, tokens
 
     def probe(self) -> int:
         """Embed one token; returns the width of its vector."""
@@ -119,7 +119,7 @@ class Core:
                 return int(output.pooling_output.shape[-1])
         raise EngineError("vLLM ended its probe without an answer")
 
-    def add(self, job: Job) -> None:
+    def add(self, job: EngineCall) -> None:
         """Add the texts of a job to vLLM."""
         job.taken_s = time.monotonic()
         for row, request in job.requests:
@@ -131,7 +131,7 @@ class Core:
                 self._spans.add_request(described, None, None, 0)
             self._core.add_request(request)
 
-    def abort(self, job: Job) -> None:
+    def abort(self, job: EngineCall) -> None:
         """Remove the unfinished texts of a job from vLLM."""
         gone = [name for _, request in job.requests if (name := request.request_id) in self.running]
         self._client.abort_requests(gone)
@@ -145,13 +145,13 @@ class Core:
         if tokens > self._step_tokens:
             self._longer += texts
 
-    def step(self) -> tuple[bool, list[Job]]:
+    def step(self) -> tuple[bool, list[EngineCall]]:
         """Run one step; returns whether it finished a text, and the finished jobs."""
         if self._set_threads is not None:
             self._set_threads(self._tokens)
         if self._cuts is not None:
             self._cuts.enable_chunked_prefill = self._longer > 0
-        finished: dict[Job, tuple[list[int], list[torch.Tensor]]] = {}
+        finished: dict[EngineCall, tuple[list[int], list[torch.Tensor]]] = {}
         for output in self._outputs():
             if output.finish_reason is None:
                 continue
@@ -194,7 +194,7 @@ def step_tokens(step: "SchedulerOutput") -> int:
     return int(step.total_num_scheduled_tokens + found)
 
 
-def _write(job: Job, rows: list[int], vectors: "list[torch.Tensor]") -> bool:
+def _write(job: EngineCall, rows: list[int], vectors: "list[torch.Tensor]") -> bool:
     """Write a step's vectors of a job; returns whether the job is finished."""
     import torch
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.engines.base import EngineDead, InvalidText, Times
 from deployments.engines.vllm_backends import EMBED, Answers, Encoded, Facts, facts_of, log_options
-from deployments.engines.vllm_core import Core, Job, Requests
+from deployments.engines.vllm_core import Core, EngineCall, Requests
 from deployments.telemetry.metrics import EngineStats
 from router.arrays import TokenIds, Vectors
 
@@ -54,8 +54,8 @@ class InProcess:
         self.engine: LLMEngine | None = None  # owned by the thread; elsewhere only read
         self._make_config = make_config
         # a cancelled job is put in again; None ends the thread
-        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._jobs: set[Job] = set()
+        self._inbox: queue.SimpleQueue[EngineCall | None] = queue.SimpleQueue()
+        self._jobs: set[EngineCall] = set()
         self._answers = Answers()
         self._dead: EngineDead | None = None
         self._thread: threading.Thread | None = None
@@ -81,7 +81,7 @@ class InProcess:
         if not ids or self.requests is None:
             return Encoded({})
         tokens = sum(map(len, ids.values()))
-        job = Job(tokens, vectors, asyncio.get_running_loop().create_future())
+        job = EngineCall(tokens, vectors, asyncio.get_running_loop().create_future())
         self._jobs.add(job)
         self.queued_tokens += tokens
         sent = False
@@ -123,14 +123,14 @@ class InProcess:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, STOP_S)
 
-    def _finish(self, jobs: list[Job]) -> None:
+    def _finish(self, jobs: list[EngineCall]) -> None:
         self._answers.seen()
         for job in jobs:
             self._leave(job)
             if not job.future.done():
                 job.future.set_result(None)
 
-    def _leave(self, job: Job) -> None:
+    def _leave(self, job: EngineCall) -> None:
         if job in self._jobs:
             self._jobs.remove(job)
             self.queued_tokens -= job.tokens

@@ -34,7 +34,7 @@ from deployments.service.service import Service
 from deployments.service.use_log import UseLog
 from deployments.telemetry import logs, metrics
 from deployments.telemetry.logs import where
-from deployments.telemetry.metrics import Tally
+from deployments.telemetry.metrics import ProcessMetrics
 from deployments.telemetry.publish import Publisher
 from deployments.telemetry.tracing import Tracing, tracing
 from router import language
@@ -175,7 +175,7 @@ class Router:
         own = self._peers.own_id
         return own, {} if router == own else self.access.rate_limiter.answer(router, reports)
 
-    def _sample(self, tally: Tally, service: Service) -> None:
+    def _sample(self, tally: ProcessMetrics, service: Service) -> None:
         sample(tally, service)
         tally.set(metrics.PROCESSOR_SHARE, (), self._processor.share())
 

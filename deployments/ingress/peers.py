@@ -11,14 +11,14 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments import serve_internals
-from router.quota import Limit, Report
+from router.quota import BucketReport, Limit
 
 if TYPE_CHECKING:
     from deployments.serve_internals import DeploymentConfig
 
 ANSWER_S = 0.4  # less than the time between two exchanges
 
-Reports = Mapping[Limit, Report]
+Reports = Mapping[Limit, BucketReport]
 
 
 class Peers:

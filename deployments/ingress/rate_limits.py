@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from router.errors import RateLimitExceeded
 from router.keys import Grant
-from router.quota import EXCHANGE_S, Bucket, Kind, Limit, Quotas, Report
+from router.quota import EXCHANGE_S, Bucket, BucketReport, Kind, Limit, Quotas
 
 READ_CHARACTERS_A_TOKEN = 400  # a refused request costs a hundredth of an answer
 NOT_SOONER_S = 0.02  # a request starts no exchange earlier than this after the last one
 
-Replies = Mapping[str, Mapping[Limit, Report]]  # by router
-Exchange = Callable[[Mapping[Limit, Report]], Awaitable[Replies]]
+Replies = Mapping[str, Mapping[Limit, BucketReport]]  # by router
+Exchange = Callable[[Mapping[Limit, BucketReport]], Awaitable[Replies]]
 
 log = logging.getLogger("ray.serve")
 
@@ -91,7 +91,9 @@ class RateLimiter:
             else [(kind, bucket.per_minute, *bucket.left(now)) for kind, bucket in account.each]
         )
 
-    def answer(self, router: str, reports: Mapping[Limit, Report]) -> dict[Limit, Report]:
+    def answer(
+        self, router: str, reports: Mapping[Limit, BucketReport]
+    ) -> dict[Limit, BucketReport]:
         """Reply to another router's exchange."""
         return self._quotas.answer(router, reports, self._clock())
 

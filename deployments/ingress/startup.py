@@ -40,7 +40,7 @@ class StartupLog:
         cluster: Callable[[], tuple[dict[str, Any], list[Node]]],
     ) -> None:
         self._args, self._unready, self._cluster = args, unready, cluster
-        self._said: dict[str, str] = {}  # by model
+        self._reported: dict[str, str] = {}  # by model
 
     async def run(self) -> None:
         """Check every EVERY_S until cancelled."""
@@ -52,7 +52,7 @@ class StartupLog:
     async def look(self) -> None:
         """Check once."""
         names = self._unready()
-        self._said = {name: said for name, said in self._said.items() if name in names}
+        self._reported = {name: said for name, said in self._reported.items() if name in names}
         if not names:
             return
         try:
@@ -63,8 +63,8 @@ class StartupLog:
             return
         for wait in waits:
             name = wait.deployment
-            if name in names and self._said.get(name) != wait.sentence:
-                self._said[name] = wait.sentence
+            if name in names and self._reported.get(name) != wait.sentence:
+                self._reported[name] = wait.sentence
                 log.warning("%s (%s)", wait.sentence, GROWS)
 
 

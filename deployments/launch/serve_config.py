@@ -83,7 +83,7 @@ class _File(ServeDeploySchema):
     applications: list[_Application]  # type: ignore[assignment]
 
 
-class Report(NamedTuple):
+class ConfigCheck(NamedTuple):
     """The result of checking a file, which can be deployed if `problems` is empty.
 
     `models` are the ids of models and rerankers with a deployment, `rerankers` of all rerankers,
@@ -119,7 +119,7 @@ def check(path: str | Path, host: str | None = None) -> list[str]:
     return examine(path, host).problems
 
 
-def examine(path: str | Path, host: str | None = None) -> Report:
+def examine(path: str | Path, host: str | None = None) -> ConfigCheck:
     """Check a Serve config file and name the models in it.
 
     The file can also be a KubeRay RayService manifest around the config, or a file for `ray up`.
@@ -127,20 +127,20 @@ def examine(path: str | Path, host: str | None = None) -> Report:
     try:
         data = read(Path(path).read_bytes())
     except OSError as error:
-        return Report([f"cannot be read: {error.strerror or error}"], [])
+        return ConfigCheck([f"cannot be read: {error.strerror or error}"], [])
     except ConfigError as error:
-        return Report(error.problems, [])
+        return ConfigCheck(error.problems, [])
     if isinstance(data, Mapping) and "available_node_types" in data:
-        return Report(list(cluster_problems(data)), [])
+        return ConfigCheck(list(cluster_problems(data)), [])
     if isinstance(data, Mapping) and data.get("kind") == "RayService":
         spec = data.get("spec")
         inner = spec.get("serveConfigV2") if isinstance(spec, Mapping) else None
         if not isinstance(inner, str):
-            return Report(["spec.serveConfigV2: must be text that holds the Serve config"], [])
+            return ConfigCheck(["spec.serveConfigV2: must be text that holds the Serve config"], [])
         try:
             report = _examine(_sorted(read(inner)), host)
         except ConfigError as error:
-            report = Report(error.problems, [])
+            report = ConfigCheck(error.problems, [])
         return report._replace(problems=[f"spec.serveConfigV2: {one}" for one in report.problems])
     return _examine(data, host)
 
@@ -203,9 +203,9 @@ def _sorted(data: Any) -> Any:
     return [_sorted(item) for item in data] if isinstance(data, list) else data
 
 
-def _examine(data: Any, host: str | None) -> Report:
+def _examine(data: Any, host: str | None) -> ConfigCheck:
     if not isinstance(data, Mapping):
-        return Report(["the file must be a mapping with the key applications"], [])
+        return ConfigCheck(["the file must be a mapping with the key applications"], [])
     problems = unknown_keys(_File, data)
     problems += [
         f"{section}.port: must be 1 to 65535, it is {port}"
@@ -261,7 +261,7 @@ def _examine(data: Any, host: str | None) -> Report:
             )
     # Serve reports a problem of a nested section again for the whole file, without its place.
     said = {problem.partition(": ")[2] for problem in problems}
-    return Report(
+    return ConfigCheck(
         [
             *problems,
             *(problem for problem in whole if problem.removeprefix("the file: ") not in said),

@@ -20,7 +20,7 @@ from deployments.replica.host import Host, log, say_still, start_when_reachable
 from deployments.replica.score_identity import any_proof_of
 from deployments.replica.socket_server import ReplicaServer
 from deployments.telemetry import logs, metrics
-from deployments.telemetry.metrics import EngineStats, Tally
+from deployments.telemetry.metrics import EngineStats, ProcessMetrics
 from deployments.telemetry.publish import Publisher
 from deployments.telemetry.tracing import tracing
 from router.models import curve_of
@@ -43,7 +43,7 @@ class Embedder(Host):
         if model.environment == "cpu-vllm":
             cpu.prepare()
         stats = (
-            EngineStats(Tally(metrics.OF_VLLM), model_id)
+            EngineStats(ProcessMetrics(metrics.OF_VLLM), model_id)
             if counted and model.engine.reports_vllm_metrics
             else None
         )
@@ -141,9 +141,9 @@ class Embedder(Host):
         await self.stop()
 
 
-def replica_tally(model: str) -> Tally:
+def replica_tally(model: str) -> ProcessMetrics:
     """Return the tally of one replica, with failures and proofs at 0."""
-    tally = Tally(metrics.OF_REPLICA)
+    tally = ProcessMetrics(metrics.OF_REPLICA)
     for code in get_args(FailureCode):
         tally.add(metrics.FAILED_TEXTS, (model, code), 0)
     for result in ("passed", "failed", "put_off"):

@@ -30,11 +30,11 @@ from deployments.replica.health import EngineHealth
 from deployments.replica.identity import Identity, WrongModel
 from deployments.telemetry import metrics
 from deployments.telemetry.logs import REQUEST_IDS, where
-from deployments.telemetry.metrics import Tally
+from deployments.telemetry.metrics import ProcessMetrics
 from deployments.telemetry.tracing import Tracing
 from router.arrays import Vectors
 from router.domain import Curve
-from router.steps import Counters
+from router.steps import ReplicaCounters
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0  # until an engine that cannot be reached is tried again
 
@@ -247,7 +247,7 @@ class Host:
             queue_s,
             inference_s,
             left,
-            Counters(self._served_tokens, busy_s),
+            ReplicaCounters(self._served_tokens, busy_s),
             None if embedded is None else embedded.running_tokens,
         )
 
@@ -266,7 +266,7 @@ class Host:
     def _disproved(self, error: WrongModel) -> None:
         self._health.die(str(error))
 
-    def sample(self, tally: Tally, model: str) -> None:
+    def sample(self, tally: ProcessMetrics, model: str) -> None:
         """Copy the numbers of this replica into its metrics."""
         labels = (model,)
         busy_s = self._busy_s + (time.monotonic() - self._busy_since_s if self._calls else 0.0)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from router import config
-from router.decision_log import DecisionContext, Entry, entry_line, lost_line, setting_line
+from router.decision_log import DecisionContext, LogEntry, entry_line, lost_line, setting_line
 
 WRITE_EVERY_S = 0.2
 MOST_WAITING = 20_000  # requests in memory; beyond it the newest are counted and not written
@@ -43,7 +43,7 @@ class DecisionLog:
         """Create the folder and the file. Raises OSError when they cannot be written."""
         self._path, self._max_bytes, self._router = path, max_bytes, router
         self._write_bytes, self._most_waiting = write, most_waiting
-        self.waiting: deque[tuple[DecisionContext, Entry]] = deque()
+        self.waiting: deque[tuple[DecisionContext, LogEntry]] = deque()
         self._unsaid = 0  # lost requests that the next line must report
         self.lost = 0  # requests that are not in the file
         self.failures = 0  # writes that failed
@@ -55,7 +55,7 @@ class DecisionLog:
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
         self._thread.start()
 
-    def add(self, context: DecisionContext, entry: Entry) -> None:
+    def add(self, context: DecisionContext, entry: LogEntry) -> None:
         """Queue one request; the thread writes it after at most `WRITE_EVERY_S`."""
         if self._stopped.is_set():
             return

@@ -176,7 +176,7 @@ class Comparison:
             "shadow": None
             if self.shadow is None
             else {
-                **_said(self.shadow),
+                **_described(self.shadow),
                 "running_s": running_s,
                 "waiting": len(self._waiting),
                 **self.shadowed.as_dict(),
@@ -184,7 +184,7 @@ class Comparison:
             "canary": None
             if self.canary is None
             else {
-                **_said(self.canary),
+                **_described(self.canary),
                 "running_s": running_s,
                 **self.canaried.as_dict(),
             },
@@ -301,5 +301,5 @@ def _sample(answered: AnsweredRequest) -> AnsweredRequest:
     )
 
 
-def _said(section: Shadow | Canary) -> dict[str, Any]:
+def _described(section: Shadow | Canary) -> dict[str, Any]:
     return section.model_dump(mode="json", exclude_none=True, exclude_defaults=True)

@@ -22,7 +22,7 @@ from deployments.service.prepare import Prepared
 from deployments.service.shared_cache import SharedCache
 from deployments.service.turns import LARGE_TEXTS, Turns
 from router.admission import RETRY_AFTER_S
-from router.cache import Entry, VectorCache
+from router.cache import CachedVector, VectorCache
 from router.errors import (
     INPUT,
     ContextLengthExceeded,
@@ -94,7 +94,7 @@ class Gatherer:
         known = len(digests) - len(own)
         return made._replace(vectors=vectors, tokens=tokens, known=known)
 
-    def _known(self, entries: Sequence[Entry | None]) -> Rows:
+    def _known(self, entries: Sequence[CachedVector | None]) -> Rows:
         """The rows of texts that are all in the cache."""
         vectors = np.empty((len(entries), self._dispatcher.dimensions), np.float32)
         tokens = list[int]()
@@ -105,7 +105,7 @@ class Gatherer:
         return Rows(vectors, tokens, {}, 0.0, 0.0, len(entries))
 
     def _unknown(
-        self, digests: Sequence[bytes], entries: Sequence[Entry | None], bulk: bool
+        self, digests: Sequence[bytes], entries: Sequence[CachedVector | None], bulk: bool
     ) -> tuple[dict[bytes, int], dict[bytes, InFlightText]]:
         """The texts that this request sends, with their rows, and those that other requests have
         sent.
@@ -122,7 +122,7 @@ class Gatherer:
         return own, others
 
     async def _look_further(
-        self, shared: SharedCache, digests: Sequence[bytes], entries: list[Entry | None]
+        self, shared: SharedCache, digests: Sequence[bytes], entries: list[CachedVector | None]
     ) -> None:
         """Fill `entries` and the own cache from the shared one, except texts in flight."""
         unknown = {

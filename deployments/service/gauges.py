@@ -3,12 +3,12 @@
 from dataclasses import fields
 
 from deployments.service.service import Service
-from deployments.service.shared_cache import Counters
+from deployments.service.shared_cache import SharedCacheCounters
 from deployments.telemetry import metrics
-from deployments.telemetry.metrics import Tally
+from deployments.telemetry.metrics import ProcessMetrics
 
 
-def sample(tally: Tally, service: Service) -> None:
+def sample(tally: ProcessMetrics, service: Service) -> None:
     """Copy the numbers of `service` into `tally`."""
     now, cache = service.clock(), service.cache
     loads = service.deployed_loads()
@@ -59,7 +59,7 @@ def sample(tally: Tally, service: Service) -> None:
     tally.set(metrics.CACHE_HITS, (), cache.hits)
     tally.set(metrics.CACHE_MISSES, (), cache.misses)
     tally.set(metrics.CACHE_EVICTIONS, (), cache.evictions)
-    shared = Counters() if service.shared is None else service.shared.counters
+    shared = SharedCacheCounters() if service.shared is None else service.shared.counters
     for counter in fields(shared):
         tally.set(metrics.SHARED_CACHE, (counter.name,), getattr(shared, counter.name))
     log = service.log

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from deployments.service.prepare import Prepared
 from router.arrays import Vectors
-from router.decision_log import DecisionContext, Entry
+from router.decision_log import DecisionContext, LogEntry
 from router.domain import (
     NO_WORK,
     Decision,
@@ -185,10 +185,10 @@ def entry_of(
     outcome: str,
     use: Use | None = None,
     stamps: Stamps | None = None,
-) -> Entry:
+) -> LogEntry:
     """The decision log's entry for a request that ended."""
     encoder = plan.choice.encoders.get(plan.decision.model or "")
-    return Entry(
+    return LogEntry(
         time.time(),
         plan.arrived_s,
         plan.decided_s,

@@ -19,8 +19,8 @@ from router.errors import InvalidValue, MaxTokensPerRequest
 from router.schema import Side
 from router.token_estimate import Estimate, estimated_tokens
 from router.tokenizer import (
+    TokenisedTexts,
     Tokenizer,
-    Tokens,
     load,
     of_library,
     refuse_surrogates,
@@ -262,7 +262,7 @@ def _tokenised(
     unread = None
     if tokenizer is None:
         estimates = [max(1, estimated_tokens(text)) for text in prompted]
-        tokens = Tokens(None, estimates) if most is None or sum(estimates) <= most else None
+        tokens = TokenisedTexts(None, estimates) if most is None or sum(estimates) <= most else None
     else:
         tokens = _tokens(prompted, side, tokenizer, most)
     if tokens is None:
@@ -280,7 +280,7 @@ def _tokenised(
 
 def _tokens(
     texts: Sequence[str], side: Side, tokenizer: Tokenizer, most: int | None
-) -> Tokens | None:
+) -> TokenisedTexts | None:
     """The tokens of all texts; None as soon as they are known to be more than `most`."""
     if most is None:
         return tokenizer(texts, side)
@@ -298,7 +298,7 @@ def _tokens(
         left -= sum(made.counts)
         if left < 0:
             return None
-    return Tokens(ids or None, counts)
+    return TokenisedTexts(ids or None, counts)
 
 
 def _runs(texts: Sequence[str]) -> Iterator[Sequence[str]]:

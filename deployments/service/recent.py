@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from router.decision_log import RERANK, DecisionContext, Entry, Logged
+from router.decision_log import RERANK, DecisionContext, LogEntry, Logged
 from router.errors import InvalidValue, UnknownField, shorten
 from router.stamps import Stamps
 
@@ -38,7 +38,7 @@ class Recent:
         self._ring: deque[Logged] = deque(maxlen=most)
         self._count = 0
 
-    def add(self, context: DecisionContext, entry: Entry) -> None:
+    def add(self, context: DecisionContext, entry: LogEntry) -> None:
         """Add one request, in place of the oldest."""
         self._ring.append(Logged(context, entry))
         self._count += 1
@@ -92,7 +92,7 @@ def parse_query(query: Mapping[str, str]) -> RecentRequest:
     return RecentRequest(after, int(limit))
 
 
-def _shown(entry: Entry, id: str, reranked: bool) -> dict[str, Any]:
+def _shown(entry: LogEntry, id: str, reranked: bool) -> dict[str, Any]:
     request, decision = entry.request, entry.decision
     features, work = request.features, request.work
     read = work.get(decision.model or decision.target or "") or next(iter(work.values()), None)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from deployments.service.plan import Answered, Plan
 from deployments.telemetry import metrics
-from deployments.telemetry.metrics import Buckets, Labels, Tally
+from deployments.telemetry.metrics import Buckets, Labels, ProcessMetrics
 from router.config import RouterArgs
 from router.domain import Features
 from router.errors import BudgetUnreachable
@@ -34,7 +34,7 @@ class RequestMetrics:
     """The router's tally, and the rules that choose its labels."""
 
     def __init__(self, args: RouterArgs) -> None:
-        self.tally = Tally(metrics.OF_ROUTER)
+        self.tally = ProcessMetrics(metrics.OF_ROUTER)
         self._times: dict[str, _Times] = {}  # by model
         self._languages: frozenset[str] = frozenset()
         self.reloaded(args)

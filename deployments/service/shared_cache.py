@@ -28,7 +28,7 @@ import numpy as np
 import orjson
 
 from router.arrays import Vectors
-from router.cache import Entry
+from router.cache import CachedVector
 from router.config import Cache, RouterArgs
 from router.fingerprint import Proof
 from router.strict import ConfigError
@@ -56,7 +56,7 @@ class Client(Protocol):
 
 
 @dataclass(slots=True)
-class Counters:
+class SharedCacheCounters:
     """Counters of the shared cache, in texts; `failures` and `slow` in look-ups and pipelines."""
 
     hits: int = 0
@@ -87,7 +87,7 @@ class SharedCache:
         config: Cache,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.counters = Counters()
+        self.counters = SharedCacheCounters()
         self._client, self._identities, self._dimensions, self._clock = (
             client,
             identities,
@@ -95,7 +95,7 @@ class SharedCache:
             clock,
         )
         self._timeout_s, self._ttl_s = config.redis_timeout_s, config.redis_ttl_s
-        self._asked: deque[_Ask] = deque()
+        self._queued: deque[_Ask] = deque()
         self._to_write: dict[bytes, bytes] = {}
         self._waiting_bytes = 0
         self._reading: asyncio.Task[None] | None = None
@@ -113,7 +113,7 @@ class SharedCache:
         """Whether Redis failed so often that it is not used now."""
         return self._clock() < self.paused_until_s
 
-    async def get_many(self, model: str, digests: Sequence[bytes]) -> list[Entry | None]:
+    async def get_many(self, model: str, digests: Sequence[bytes]) -> list[CachedVector | None]:
         """The entry of each digest, None where Redis has none or did not answer in time; never
         raises.
         """
@@ -122,7 +122,7 @@ class SharedCache:
             return [None] * len(digests)
         keys = [self._identities[model] + digest for digest in digests]
         ask = _Ask(keys, asyncio.get_running_loop().create_future())
-        self._asked.append(ask)
+        self._queued.append(ask)
         if self._reading is None:
             self._reading = asyncio.get_running_loop().create_task(self._read())
         await asyncio.wait((ask.future,), timeout=self._timeout_s * -(-len(keys) // BOX_TEXTS))
@@ -180,12 +180,12 @@ class SharedCache:
 
     async def _read(self) -> None:
         try:
-            while self._asked:
+            while self._queued:
                 asks, keys = [], list[bytes]()
-                while self._asked and (
-                    not keys or len(keys) + len(self._asked[0].keys) <= BATCH_KEYS
+                while self._queued and (
+                    not keys or len(keys) + len(self._queued[0].keys) <= BATCH_KEYS
                 ):
-                    ask = self._asked.popleft()
+                    ask = self._queued.popleft()
                     if not ask.future.done():
                         asks.append(ask)
                         keys += ask.keys
@@ -211,9 +211,9 @@ class SharedCache:
                     start += len(ask.keys)
         finally:
             self._reading = None
-            for ask in self._asked:
+            for ask in self._queued:
                 ask.future.cancel()
-            self._asked.clear()
+            self._queued.clear()
 
     async def _write(self) -> None:
         try:
@@ -235,7 +235,7 @@ class SharedCache:
         finally:
             self._writing = None
 
-    def _unpack(self, model: str, key: bytes, value: bytes) -> Entry | None:
+    def _unpack(self, model: str, key: bytes, value: bytes) -> CachedVector | None:
         entry = unpack(key, value, self._dimensions[model])
         if entry is None:
             self.counters.invalid += 1
@@ -265,14 +265,14 @@ def pack(key: bytes, vector: Vectors, tokens: int) -> bytes:
     return _checksum(key, body) + body
 
 
-def unpack(key: bytes, value: bytes, dimensions: int) -> Entry | None:
+def unpack(key: bytes, value: bytes, dimensions: int) -> CachedVector | None:
     """The entry that was packed under this key; None for anything else."""
     if not isinstance(value, bytes) or len(value) != _HEAD.size + 4 * dimensions:
         return None
     checksum, tokens = _HEAD.unpack_from(value)
     if checksum != _checksum(key, value[8:]):
         return None
-    return Entry(np.frombuffer(value, "<f4", dimensions, _HEAD.size), tokens)
+    return CachedVector(np.frombuffer(value, "<f4", dimensions, _HEAD.size), tokens)
 
 
 def _checksum(key: bytes, body: bytes) -> bytes:

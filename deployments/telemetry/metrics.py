@@ -310,7 +310,7 @@ class Buckets:
         self.sum += value
 
 
-class Tally:
+class ProcessMetrics:
     """The numbers of one process.
 
     One thread counts; another can read, because counts only grow.
@@ -362,5 +362,5 @@ class Tally:
 class EngineStats(NamedTuple):
     """The tally and the model id for an engine that counts by itself."""
 
-    tally: Tally
+    tally: ProcessMetrics
     model: str

@@ -9,7 +9,7 @@ from itertools import accumulate
 from ray.serve import metrics as ray_metrics
 
 from deployments.serve_internals import record_zero
-from deployments.telemetry.metrics import Labels, Metric, Tally
+from deployments.telemetry.metrics import Labels, Metric, ProcessMetrics
 
 EVERY_S = 1.0
 
@@ -22,10 +22,10 @@ class _TotalCounter:
     def __init__(self, name: str, meaning: str, labels: Labels) -> None:
         self._labels = labels
         self._counter = ray_metrics.Counter(name, meaning, labels)  # type: ignore[arg-type]  # Ray declares tuple[str]
-        self._told: dict[Labels, float] = {}
+        self._published: dict[Labels, float] = {}
 
     def set_total(self, values: Labels, total: float) -> None:
-        told = self._told.get(values)
+        told = self._published.get(values)
         if told == total:
             return
         tags = dict(zip(self._labels, values, strict=True))
@@ -33,7 +33,7 @@ class _TotalCounter:
             self._counter.inc(total - (told or 0), tags)
         elif told is None:  # 0 must be shown too, but `inc` refuses it
             record_zero(self._counter, tags)
-        self._told[values] = total
+        self._published[values] = total
 
 
 class Publisher:
@@ -42,7 +42,7 @@ class Publisher:
     It must be created inside a Serve replica.
     """
 
-    def __init__(self, tallies: Sequence[Tally], sample: Callable[[], None]) -> None:
+    def __init__(self, tallies: Sequence[ProcessMetrics], sample: Callable[[], None]) -> None:
         """Publish `tallies`; `sample` first fills in the numbers that other objects keep."""
         self._tallies, self._sample = tallies, sample
         self._counters: dict[Metric, _TotalCounter] = {}
@@ -93,7 +93,7 @@ class Publisher:
             for tally in self._tallies:
                 self._publish(tally)
 
-    def _publish(self, tally: Tally) -> None:
+    def _publish(self, tally: ProcessMetrics) -> None:
         for metric, values in tally.values.items():
             if (gauge := self._gauges.get(metric)) is not None:
                 for labels, value in list(values.items()):

@@ -25,7 +25,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 NEEDED = ("ir_measures", "jinja2", "matplotlib", "pyarrow", "scipy", "sklearn")
 
 
-class Job(NamedTuple):
+class AdviseOptions(NamedTuple):
     """The command's options."""
 
     base_url: str
@@ -195,7 +195,7 @@ def main(
         reader = InputReader(skip_bad, text_field, id_field)
         own = [] if texts is None else [(texts, queries, qrels)]
         inputs = _read(reader, [*own, *searches], pairs, labels)
-        job = Job(
+        job = AdviseOptions(
             base_url,
             output,
             models,
@@ -259,7 +259,7 @@ def _search(reader: InputReader, texts: Path, queries: Path | None, qrels: Path 
     return one
 
 
-async def _advise(client: ServiceClient, inputs: Inputs, job: Job) -> None:
+async def _advise(client: ServiceClient, inputs: Inputs, job: AdviseOptions) -> None:
     for note in inputs.notes:
         click.echo(note, err=True)
     async with client:
@@ -270,7 +270,7 @@ async def _advise(client: ServiceClient, inputs: Inputs, job: Job) -> None:
             plan = replace(plan, policy=text_of(policy))
         todo = run.estimate(plan, job.output)
         if any(each.texts for each in todo):
-            click.echo("\n".join(_told(plan, todo, job.gpu_hour)), err=True)
+            click.echo("\n".join(_plan_lines(plan, todo, job.gpu_hour)), err=True)
             if not job.yes and sys.stdin.isatty():
                 click.confirm("Go on?", default=True, abort=True, err=True)
         await run.embed_all(client, plan, job.output, job.batch, job.in_flight)
@@ -289,7 +289,7 @@ async def _advise(client: ServiceClient, inputs: Inputs, job: Job) -> None:
     click.echo((job.output / "report.json").read_text(encoding="utf-8") if job.as_json else said)
 
 
-def _told(plan: AdvisePlan, todo: list[RemainingWork], gpu_hour: float | None) -> list[str]:
+def _plan_lines(plan: AdvisePlan, todo: list[RemainingWork], gpu_hour: float | None) -> list[str]:
     """Describe what will be done, before it begins."""
     lines, total_s, price = ["to embed, as the service predicts:"], 0.0, 0.0
     for candidate, each in zip(plan.candidates, todo, strict=True):

@@ -52,7 +52,7 @@ class Measurement(NamedTuple):
     engine: str
 
 
-class Job(NamedTuple):
+class CalibrationTask(NamedTuple):
     """What a process measures; it is sent to the process by pickle."""
 
     args: RouterArgs
@@ -147,7 +147,7 @@ def main(
         curve = build_models(args)[name].curve
         longest = min(max_tokens or settings.max_tokens, settings.max_tokens)
         wanted = batch_tokens or (curve.batch_tokens if known or base_url else None)
-        job = Job(args, name, base_url, api_key, wanted, longest, repeats, seed)
+        job = CalibrationTask(args, name, base_url, api_key, wanted, longest, repeats, seed)
         try:
             measured = (
                 asyncio.run(_measure(job))
@@ -196,7 +196,7 @@ def replica_environment(serve: Mapping[str, Any], model: str) -> dict[str, str]:
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)), **given}
 
 
-def _in_child(job: Job, environment: Mapping[str, str]) -> Measurement:
+def _in_child(job: CalibrationTask, environment: Mapping[str, str]) -> Measurement:
     """Measure in a fresh process: libraries read most of `environment` when they are loaded."""
     with _environment(environment), ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
@@ -207,11 +207,11 @@ def _in_child(job: Job, environment: Mapping[str, str]) -> Measurement:
             ) from error
 
 
-def _run(job: Job) -> Measurement:
+def _run(job: CalibrationTask) -> Measurement:
     return asyncio.run(_measure(job))
 
 
-async def _measure(job: Job) -> Measurement:
+async def _measure(job: CalibrationTask) -> Measurement:
     rng, model = random.Random(job.seed), job.model
     only = job.args.model_copy(update={"models": {model: job.args.models[model]}})
     preparer = Preparer(only)

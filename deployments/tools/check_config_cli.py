@@ -3,7 +3,7 @@
 import click
 import orjson
 
-from deployments.launch.serve_config import Report, application, examine, slow_way
+from deployments.launch.serve_config import ConfigCheck, application, examine, slow_way
 from deployments.serve_internals import counted_cpus
 from router.resources import DeploymentResources, Node, Wait, bookings, waiting
 
@@ -58,7 +58,7 @@ def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
     context.exit(1 if failed else 0)
 
 
-def _books(file: str, report: Report) -> list[DeploymentResources]:
+def _books(file: str, report: ConfigCheck) -> list[DeploymentResources]:
     """Resources that the fewest replicas of a file occupy; empty if it cannot be deployed."""
     return bookings(*application(file)) if report.models and not report.problems else []
 

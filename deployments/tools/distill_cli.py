@@ -53,7 +53,7 @@ class General(NamedTuple):
     licences: list[str]
 
 
-class Job(NamedTuple):
+class DistillTask(NamedTuple):
     """What to distil, and from what."""
 
     target: str
@@ -145,7 +145,7 @@ def main(
         raise click.UsageError("queries search documents: give --texts too")
     check_judgements(queries, qrels)
     with errors_shown(FileNotFoundError, ValueError):
-        job = Job(
+        job = DistillTask(
             target,
             _read_general(general, text_field) if general else None,
             None if texts is None else _read_own(texts, queries, qrels, text_field),
@@ -179,7 +179,7 @@ def _read_own(texts: Path, queries: Path | None, qrels: Path | None, field: str)
 
 
 async def _distilled(
-    job: Job,
+    job: DistillTask,
     path: Path | None,
     base_url: str | None,
     api_key: str | None,
@@ -213,7 +213,7 @@ def _check_source(source: Student, space: str, digest: str) -> None:
         )
 
 
-async def _stages(job: Job, teacher: Teacher) -> Distilled:
+async def _stages(job: DistillTask, teacher: Teacher) -> Distilled:
     start: Start | None = None if job.source is None else start_of(job.source)
     if job.general is not None:
         with _training("general texts", len(job.general.texts)) as done:
@@ -245,7 +245,7 @@ def _training(what: str, texts: int) -> Iterator[Callable[[int], object]]:
             bar.close()
 
 
-def _write(job: Job, made: Distilled, as_json: bool) -> None:
+def _write(job: DistillTask, made: Distilled, as_json: bool) -> None:
     job.output.mkdir(parents=True, exist_ok=True)
     file = job.output / "student.npz"
     students.save(made.student, file)

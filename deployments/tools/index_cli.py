@@ -40,7 +40,7 @@ from router.retrieval import TOP
 PROOF = "proof.json"
 
 
-class Job(NamedTuple):
+class IndexOptions(NamedTuple):
     """The command's options."""
 
     collection: str
@@ -118,7 +118,7 @@ def main(
     check_judgements(queries, qrels)
     if encoders and queries is None:
         raise click.UsageError("--encoder is measured with queries: give --queries too")
-    job = Job(
+    job = IndexOptions(
         collection,
         Corpus(texts, text_field, id_field),
         SendOptions(truncate, batch, in_flight, part_rows),
@@ -133,7 +133,7 @@ def main(
         asyncio.run(_index(ServiceClient(base_url, api_key), job, as_json))
 
 
-async def _index(client: ServiceClient, job: Job, as_json: bool) -> None:
+async def _index(client: ServiceClient, job: IndexOptions, as_json: bool) -> None:
     async with client:
         found = await collection_of(client, job.collection)
         _check(job, found)
@@ -166,7 +166,7 @@ async def _index(client: ServiceClient, job: Job, as_json: bool) -> None:
         click.echo("\n".join(_report(job, found, compared)))
 
 
-def _check(job: Job, found: Collection) -> None:
+def _check(job: IndexOptions, found: Collection) -> None:
     """Raise MigrationError for what can be refused before a long corpus is embedded."""
     if job.best is not None and job.best not in found.spaces:
         raise MigrationError(
@@ -191,7 +191,7 @@ def _check(job: Job, found: Collection) -> None:
 
 
 async def _measure(
-    client: ServiceClient, job: Job, found: Collection, written: dict[str, Parts]
+    client: ServiceClient, job: IndexOptions, found: Collection, written: dict[str, Parts]
 ) -> Compared:
     assert job.queries is not None
     queries = list(read_texts(job.queries, job.corpus.text_field))
@@ -234,7 +234,7 @@ def _as_measured(found: Collection, compared: Compared) -> Measured:
     return Measured(compared.best, compared.kept, digests)
 
 
-def _as_plain(job: Job, compared: Compared) -> dict[str, Any]:
+def _as_plain(job: IndexOptions, compared: Compared) -> dict[str, Any]:
     return {
         "file": str(job.output / PROOF) if compared.kept else None,
         "best": str(compared.best),
@@ -259,7 +259,7 @@ def _as_plain(job: Job, compared: Compared) -> dict[str, Any]:
     }
 
 
-def _report(job: Job, found: Collection, compared: Compared | None) -> Iterator[str]:
+def _report(job: IndexOptions, found: Collection, compared: Compared | None) -> Iterator[str]:
     """Format what was measured, and what to write into the config."""
     if compared is not None:
         measure = "your judgements" if job.qrels else f"what {compared.best} finds"

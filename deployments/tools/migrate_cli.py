@@ -35,7 +35,7 @@ class Moving(NamedTuple):
     instruction: str | None
 
 
-class Job(NamedTuple):
+class MigrateOptions(NamedTuple):
     """The command's options."""
 
     collection: str
@@ -106,7 +106,7 @@ def main(
     """
     check_parquet()
     with errors_shown():
-        job = Job(
+        job = MigrateOptions(
             collection,
             target,
             Corpus(texts, text_field, id_field),
@@ -119,7 +119,7 @@ def main(
         asyncio.run(_migrate(ServiceClient(base_url, api_key), job, as_json))
 
 
-async def _migrate(client: ServiceClient, job: Job, as_json: bool) -> None:
+async def _migrate(client: ServiceClient, job: MigrateOptions, as_json: bool) -> None:
     async with client:
         # This refuses an unknown space before a long corpus is read, and replaces another name of a
         # model by its id.
@@ -150,7 +150,7 @@ async def _migrate(client: ServiceClient, job: Job, as_json: bool) -> None:
             (job.output / "report.json").write_text(json.dumps(found, indent=1) + "\n")
             told["report"] = found
             if not as_json:
-                click.echo(_told(found))
+                click.echo(_summary(found))
     if as_json:
         click.echo(json.dumps(told, indent=2))
         return
@@ -243,7 +243,7 @@ async def _compare(
     }
 
 
-def _told(found: dict[str, Any]) -> str:
+def _summary(found: dict[str, Any]) -> str:
     return (
         f"{found['queries']} queries over {found['documents']} documents: the old and the new "
         "index share "

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deployments.launch.serve_config import application
 from router.domain import Tier
 from router.replay import Other
-from router.routing_config import NamedTier, Routing
+from router.routing_config import NamedTier, RoutingConfig
 from router.strict import ConfigError, sentences, unknown_keys
 from router.strict_yaml import read
 
@@ -20,7 +20,7 @@ class PolicyFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    routing: Routing = Routing()
+    routing: RoutingConfig = RoutingConfig()
     tiers: dict[NamedTier, str] | None = None
 
 

@@ -46,7 +46,7 @@ class Latencies:
 
 
 @dataclass(slots=True)
-class Tally:
+class OutcomeCounts:
     """Counts of requests of one kind, one tenant or one interval."""
 
     offered: int = 0
@@ -94,7 +94,7 @@ class Tally:
 class Moment:
     """Counts of one interval."""
 
-    tally: Tally = field(default_factory=Tally)
+    tally: OutcomeCounts = field(default_factory=OutcomeCounts)
     models: Counter[str] = field(default_factory=Counter)
 
 
@@ -111,9 +111,9 @@ class Outcome:
         """Requests before `from_s` are warm-up: only `moments` and `warm` count them."""
         self.every_s = max(seconds / moments, 1e-9)
         self.from_s, self.seconds = from_s, seconds
-        self.total = Tally()
-        self.kinds: dict[str, Tally] = {}
-        self.tenants: dict[str, Tally] = {}
+        self.total = OutcomeCounts()
+        self.kinds: dict[str, OutcomeCounts] = {}
+        self.tenants: dict[str, OutcomeCounts] = {}
         self.moments: dict[int, Moment] = {}
         self.latencies = Latencies()
         self._ends: dict[_End, list[float]] = {}
@@ -127,7 +127,7 @@ class Outcome:
         self.served: Counter[str] = Counter()  # tokens by tenant, answered while requests arrived
         self.space_violations = 0  # answers by a model outside the request's space
         self.last_late_s = 0.0  # arrival of the last request that was not on time
-        self.warm = Tally()
+        self.warm = OutcomeCounts()
         self.end_s = 0.0
 
     def answered(self, shape: Shape, decision: Decision, arrived_s: float, actual_s: float) -> None:
@@ -172,8 +172,8 @@ class Outcome:
             if counted:
                 tallies += [
                     self.total,
-                    self.kinds.setdefault(kind, Tally()),
-                    self.tenants.setdefault(tenant, Tally()),
+                    self.kinds.setdefault(kind, OutcomeCounts()),
+                    self.tenants.setdefault(tenant, OutcomeCounts()),
                 ]
             else:
                 tallies.append(self.warm)

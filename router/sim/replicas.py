@@ -11,7 +11,7 @@ from router.calls import CallInFlight
 from router.domain import Curve, attention
 from router.instructions import TextFailure
 from router.sim.pending import SimChunk
-from router.steps import Counters
+from router.steps import ReplicaCounters
 
 NONE_FAILED: Mapping[int, TextFailure] = {}
 
@@ -43,7 +43,7 @@ class SimReply(NamedTuple):
     queue_s: float
     inference_s: float
     outstanding_tokens: int
-    counters: Counters
+    counters: ReplicaCounters
     failed: Mapping[int, TextFailure] = NONE_FAILED
     running_tokens: int | None = None
 
@@ -51,14 +51,14 @@ class SimReply(NamedTuple):
 class CallSender(Protocol):
     """The dispatcher of a call."""
 
-    def replied(self, job: "Job", reply: SimReply, now: float) -> None:
+    def replied(self, job: "SimCall", reply: SimReply, now: float) -> None:
         """Handle the reply of the call's replica."""
 
-    def lost(self, job: "Job", now: float) -> None:
+    def lost(self, job: "SimCall", now: float) -> None:
         """Handle the death of the call's replica."""
 
 
-class Job:
+class SimCall:
     """One call at a replica."""
 
     __slots__ = ("arrived_s", "call", "dispatcher", "done", "dropped", "started_s")
@@ -98,8 +98,8 @@ class SimReplica:
         """`packs`: a step takes texts of several calls; otherwise each call is a step."""
         self.id, self.model, self._curve, self._span = id, model, curve, span
         self._packs, self._noise, self._rng = packs, noise, rng
-        self._jobs: deque[Job] = deque()
-        self._running: list[Job] | None = None  # calls that end with the running step
+        self._jobs: deque[SimCall] = deque()
+        self._running: list[SimCall] | None = None  # calls that end with the running step
         self.outstanding = self._served_tokens = 0
         self._busy_s = self._busy_since_s = 0.0
         self.factor = 1.0  # multiplies every step's time
@@ -115,7 +115,7 @@ class SimReplica:
         """Whether no step runs."""
         return self._running is None
 
-    def put(self, job: Job, now: float) -> None:
+    def put(self, job: SimCall, now: float) -> None:
         """Queue a call."""
         if not self.outstanding:
             self._busy_since_s = now
@@ -133,7 +133,7 @@ class SimReplica:
         """Start a step with the waiting texts; return its seconds, None where nothing waits."""
         jobs, most = self._jobs, self._curve.batch_tokens
         tokens = tokens_sq = texts = 0
-        ending: list[Job] = []
+        ending: list[SimCall] = []
         while jobs:
             job = jobs[0]
             call = job.call
@@ -161,35 +161,35 @@ class SimReplica:
         self._running = ending
         return self._noise.seconds(self._seconds(tokens, tokens_sq, texts), self._rng) * self.factor
 
-    def end(self, now: float) -> list[Job]:
+    def end(self, now: float) -> list[SimCall]:
         """End the running step; return the calls that end with it."""
         done, self._running = self._running or [], None
         return done
 
-    def reply(self, job: Job, now: float) -> SimReply:
+    def reply(self, job: SimCall, now: float) -> SimReply:
         """Count the call as served, and return its reply."""
         tokens = job.call.dispatch.tokens
         self._served_tokens += tokens
-        counters = Counters(self._served_tokens, self.busy_s(now))
+        counters = ReplicaCounters(self._served_tokens, self.busy_s(now))
         self._leave(job, now)
         started_s = job.started_s
         return SimReply(
             self.id, started_s - job.arrived_s, now - started_s, self.outstanding, counters
         )
 
-    def die(self, now: float) -> list[Job]:
+    def die(self, now: float) -> list[SimCall]:
         """Mark the replica as dead; return the calls that are lost."""
         lost = [job for job in [*(self._running or ()), *self._jobs] if not job.dropped]
         self._jobs.clear()
         self._running, self.dead, self.outstanding = None, True, 0
         return lost
 
-    def _leave(self, job: Job, now: float) -> None:
+    def _leave(self, job: SimCall, now: float) -> None:
         self.outstanding -= job.call.dispatch.tokens
         if not self.outstanding:
             self._busy_s += now - self._busy_since_s
 
-    def _part(self, job: Job, room: int, first: bool) -> tuple[int, int, int] | None:
+    def _part(self, job: SimCall, room: int, first: bool) -> tuple[int, int, int] | None:
         """Take the texts of a call that fit into the step; an empty step takes at least one."""
         if not self._packs:
             return None

@@ -30,7 +30,7 @@ from router.ledger import Ledger
 from router.ledger import Random as Source
 from router.rules import Policy
 from router.sim.pending import Pending, SimChunk
-from router.sim.replicas import Job, SimReply
+from router.sim.replicas import SimCall, SimReply
 from router.sim.traffic import Arrival, Piece, Shape
 
 Chooser: TypeAlias = Callable[
@@ -186,11 +186,11 @@ class SimDispatcher:
             else:
                 self._host.wake(self.model, now)
 
-    def replied(self, job: Job, reply: SimReply, now: float) -> None:
+    def replied(self, job: SimCall, reply: SimReply, now: float) -> None:
         """Pass a replica's reply to the state."""
         self.execute(self.state.replied(job.call, reply, now), now)
 
-    def lost(self, job: Job, now: float) -> None:
+    def lost(self, job: SimCall, now: float) -> None:
         """Report to the state that the replica of a call died."""
         self.execute(self.state.replica_lost(job.call, "it died", now), now)
 

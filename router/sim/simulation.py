@@ -27,7 +27,7 @@ from router.policy import decide
 from router.rules import Policy
 from router.sim.outcome import Outcome
 from router.sim.pending import Pending, SimChunk
-from router.sim.replicas import EXACT, Job, Noise, SimReplica
+from router.sim.replicas import EXACT, Noise, SimCall, SimReplica
 from router.sim.routers import ALL, Chooser, Corrections, SimDispatcher, SimRouter
 from router.sim.traffic import Arrival, Shape
 
@@ -166,7 +166,7 @@ class Simulation:
 
     def launch(self, dispatcher: SimDispatcher, call: CallInFlight[SimChunk], now: float) -> None:
         """Deliver a call to its replica; the call is lost if the replica is dead."""
-        job, replica = Job(call, dispatcher, now), self.replicas.get(call.replica)
+        job, replica = SimCall(call, dispatcher, now), self.replicas.get(call.replica)
         if replica is None or replica.dead:
             self._at(now, self._refuse, job)  # after the instructions that launched it
             return
@@ -247,7 +247,7 @@ class Simulation:
         if replica.draining and replica.idle:
             self._leave(replica, now)
 
-    def _refuse(self, job: Job, now: float) -> None:
+    def _refuse(self, job: SimCall, now: float) -> None:
         job.dispatcher.lost(job, now)
 
     def _timer_ended(self, about: tuple[SimDispatcher, Timer, int], now: float) -> None:

@@ -25,7 +25,7 @@ from deployments.service.reader import TEXT_CHARACTERS
 from deployments.telemetry.metrics import REQUESTS
 from router.keys import Grant, hash_of, new_key
 from router.strict import parse_args
-from router.tokenizer import Tokenizer, Tokens
+from router.tokenizer import TokenisedTexts, Tokenizer
 from tests.support.counted_tokenizer import Counted
 from tests.support.local_service import ARGS, LocalRouter, served
 
@@ -258,7 +258,7 @@ class Gated(Counted):
         super().__init__(inner)
         self.go, self.waiting = threading.Event(), 0
 
-    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+    def __call__(self, texts: Sequence[str], input_type: str) -> TokenisedTexts:
         if len(texts[0]) > 60_000:
             self.waiting += 1
             self.go.wait()

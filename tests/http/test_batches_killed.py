@@ -13,7 +13,7 @@ import pytest
 from openai import APIConnectionError, OpenAI
 from openai.types import Batch
 
-from benchmarks.batch_jobs import Job
+from benchmarks.batch_jobs import ObservedBatch
 from tests.support.router_process import router_process
 from tests.support.waiting import wait_for
 
@@ -150,7 +150,7 @@ def test_the_benchmark_of_batches_kills_the_router_that_runs_one(tmp_path: Path)
 
         async def job() -> tuple[Counter[str], int]:
             async with aiohttp.ClientSession() as session:
-                job = Job(routers, session, LINES)
+                job = ObservedBatch(routers, session, LINES)
                 await job.begin()
                 (running,) = routers.running()
                 routers.leave(running)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from deployments.service.decision_log import open_log
 from deployments.service.gauges import sample
 from deployments.telemetry import metrics
-from deployments.telemetry.metrics import Tally
+from deployments.telemetry.metrics import ProcessMetrics
 from deployments.tools.replay_cli import main as replay
 from router import config
 from router.encoder_check import load_encoders
@@ -24,7 +24,7 @@ async def test_metrics_say_what_each_encoder_and_the_last_queries_keep(tmp_path:
         await embed(client, **QUERY)
         away(router)
         await embed(client, **QUERY)
-        tally = Tally(metrics.OF_ROUTER)
+        tally = ProcessMetrics(metrics.OF_ROUTER)
         sample(tally, router.service)
         assert tally.values[metrics.ENCODER_RECALL] == {
             ("docs", "small", "small/32", "native", "both"): 0.98,
@@ -39,7 +39,7 @@ async def test_metrics_say_what_each_encoder_and_the_last_queries_keep(tmp_path:
 async def test_what_a_reload_removes_has_no_series_any_more(tmp_path: Path) -> None:
     async with served(tmp_path, **SEVERAL) as (client, router):
         await embed(client, **QUERY)
-        tally, service = Tally(metrics.OF_ROUTER), router.service
+        tally, service = ProcessMetrics(metrics.OF_ROUTER), router.service
         sample(tally, service)
         assert tally.values[metrics.ENCODER_RECALL]
         assert tally.values[metrics.COLLECTION_RECALL]

@@ -11,7 +11,7 @@ import httpx
 import jsonschema
 import pytest
 
-from benchmarks.fuzz import Tally, fuzz, table
+from benchmarks.fuzz import FuzzCounts, fuzz, table
 from router.routes import ROUTES
 from router.schema import EncodingFormat
 from tests.support.local_service import LocalRouter, served
@@ -208,7 +208,7 @@ def test_a_fuzz_finds_no_failure_no_hang_and_no_undocumented_answer(
 
 
 def test_the_fuzz_counts_what_may_not_happen() -> None:
-    tally = Tally()
+    tally = FuzzCounts()
     tally.answered("a", 500, b'Traceback (most recent call last):\n  File "x.py"', 0.1, "a request")
     tally.hung("a", "another")
     assert (tally.failures, tally.hangs, len(tally.problems)) == (1, 1, 3)

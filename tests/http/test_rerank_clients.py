@@ -20,7 +20,7 @@ from deployments.telemetry.tracing import Tracing
 from router.keys import hash_of, new_key
 from router.rerank_schema import RerankRequest
 from router.schema import EmbeddingsRequest
-from router.steps import Counters
+from router.steps import ReplicaCounters
 from router.strict import parse_args
 from tests.http.test_rerank import ARGS, DOCUMENTS, expected, rerank
 from tests.support.local_service import LocalRouter, served
@@ -115,7 +115,7 @@ class Scores:
         texts = len(call.lengths)
         rows = np.arange(texts, dtype=np.float32)[:, None]
         tokens = [int(length) for length in call.lengths]
-        return Reply(rows, tokens, {}, replica, 0.0, 0.1, 0, Counters(0, 0.0))
+        return Reply(rows, tokens, {}, replica, 0.0, 0.1, 0, ReplicaCounters(0, 0.0))
 
     async def wake(self, model: str) -> None:
         """Nothing: its replicas are awake."""

@@ -23,7 +23,7 @@ from deployments.service.shared_cache import (
     pack,
     unpack,
 )
-from router.cache import Entry
+from router.cache import CachedVector
 from router.config import Cache, RouterArgs
 from router.fingerprint import Fingerprint, Probe
 from router.keys import hash_of, new_key
@@ -70,7 +70,7 @@ class Bench:
         )
         await self.cache.settled()
 
-    async def get(self, *names: int) -> list[Entry | None]:
+    async def get(self, *names: int) -> list[CachedVector | None]:
         return await self.cache.get_many("m", list(map(digest, names)))
 
 

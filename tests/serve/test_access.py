@@ -17,7 +17,7 @@ from ray.serve._private.api import serve_start
 from ray.serve.schema import ServeDeploySchema
 
 from router.keys import hash_of, new_key
-from router.quota import Limit, Report
+from router.quota import BucketReport, Limit
 from tests.support.launched import ROOT
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
@@ -152,7 +152,7 @@ def test_two_routers_keep_one_limit_and_keys_change_under_them(
         admitted, refused, seconds = flooded(running)
         limit = Limit("limited", "requests", PER_MINUTE)
         seen = handle.broadcast(
-            "exchange", "test", {limit: Report(0.0, 0.0, 0.0, PER_MINUTE, 0.0)}
+            "exchange", "test", {limit: BucketReport(0.0, 0.0, 0.0, PER_MINUTE, 0.0)}
         ).results()
         used = [replies[limit].used for _, replies in seen]
         ideal = PER_MINUTE * (1 + seconds / 60)

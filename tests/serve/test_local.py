@@ -20,7 +20,7 @@ from benchmarks.fuzz_cases import ODD_HEADERS
 from tests.http.test_clients import check
 from tests.support import node
 from tests.support.launched import ROOT, Launched
-from tests.support.notebook import executed, read, said
+from tests.support.notebook import executed, outputs_of, read
 from tests.support.waiting import WAIT_S, wait_for
 
 pytestmark = [pytest.mark.serve, pytest.mark.models]
@@ -221,7 +221,7 @@ def test_the_notebook_of_the_quick_start_says_what_it_said_when_it_was_written(
     monkeypatch.setenv("BASE_URL", local.url)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     path = ROOT / "docs" / "quickstart.ipynb"
-    written, again = (list(said(one)) for one in (read(path), executed(path)))
+    written, again = (list(outputs_of(one)) for one in (read(path), executed(path)))
     assert "" not in (words for source, words in written if "print(" in source)
     assert again == written
 

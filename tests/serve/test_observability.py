@@ -234,7 +234,7 @@ def names_in(expression: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def metrics_url(live: Launched) -> str:
-    found = re.search(r"metrics on (\S+);", live.said)
+    found = re.search(r"metrics on (\S+);", live.output)
     assert found is not None
     return found[1]
 

@@ -70,7 +70,7 @@ def test_servers_that_are_down_at_the_start_are_named_and_serve_once_they_are_up
     both: tuple[Launched, Away],
 ) -> None:
     running, away = both
-    assert f"{WAITED_FOR} updating" in running.said
+    assert f"{WAITED_FOR} updating" in running.output
     assert away.health_while_starting == {
         "status": "starting",
         "waiting_for": [WAITED_FOR],

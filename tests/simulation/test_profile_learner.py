@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from router.domain import Curve, Model, attention
 from router.feedback import Feedback
 from router.latency import ProfileLearner
-from router.routing_config import Routing
+from router.routing_config import RoutingConfig
 
 SEEN, JUDGED = 300, 300  # requests
 MARK = 1.25
@@ -55,7 +55,7 @@ def on(curve: Curve, times: tuple[float, float, float, float]) -> Curve:
 def error(profile: Curve, truth: Curve, elsewhere: bool, kind: str, seed: int) -> float:
     """Median error of JUDGED predictions after SEEN others, with noise and stalls."""
     source = random.Random(seed)
-    feedback = Feedback(Model("m", 0, 8192, profile, {}), True, Routing(), 0.0)
+    feedback = Feedback(Model("m", 0, 8192, profile, {}), True, RoutingConfig(), 0.0)
     if elsewhere:
         assert feedback.elsewhere()
     errors = []
@@ -107,9 +107,9 @@ def test_the_profile_stands_until_something_was_seen() -> None:
 
 
 def test_a_device_is_news_once_and_a_model_without_a_profile_learns_anyway() -> None:
-    profiled = Feedback(Model("m", 0, 8192, STATIC, {}), True, Routing(), 0.0)
+    profiled = Feedback(Model("m", 0, 8192, STATIC, {}), True, RoutingConfig(), 0.0)
     assert [profiled.elsewhere(), profiled.elsewhere()] == [True, False]
-    assert not Feedback(Model("m", 0, 8192, STATIC, {}), False, Routing(), 0.0).elsewhere()
+    assert not Feedback(Model("m", 0, 8192, STATIC, {}), False, RoutingConfig(), 0.0).elsewhere()
 
 
 @settings(deadline=None)

@@ -13,7 +13,7 @@ from deployments.launch.serve_config import application
 from deployments.tools.simulate.load import load_way, load_world
 from deployments.tools.simulate.report import simulated
 from router.cli import main
-from router.decision_log import ANSWERED, DecisionContext, Entry, entry_line, setting_line
+from router.decision_log import ANSWERED, DecisionContext, LogEntry, entry_line, setting_line
 from router.domain import Features, Load, Request, Tier, Work
 from router.models import build_models, build_policy
 from router.policy import decide
@@ -232,7 +232,9 @@ def logged_at(
     lines = [setting_line(setting, "one")]
     for at_s in times:
         took = took_s.get(at_s, 0.01)
-        entry = Entry(at_s, 0.0, 0.0, request, None, False, models, loads, decision, ANSWERED, took)
+        entry = LogEntry(
+            at_s, 0.0, 0.0, request, None, False, models, loads, decision, ANSWERED, took
+        )
         entry = entry._replace(priority=priority, use=use)
         lines.append(entry_line(entry, setting, "one"))
     path = folder / "decisions.jsonl"

@@ -6,7 +6,7 @@ import numpy as np
 
 from deployments.tools.advise.latency import Timing
 from deployments.tools.advise.quality import Task, Unit
-from deployments.tools.advise.survey import AdvisePlan, ServedModel, Tokens
+from deployments.tools.advise.survey import AdvisePlan, ServedModel, TokenEstimator
 from router.domain import Features
 
 MODELS = ("small", "middle", "large")
@@ -33,7 +33,7 @@ def plan(models: Sequence[str] = MODELS) -> AdvisePlan:
         ServedModel(name, (TIERS[place],), 64 * 2**place, (64 * 2**place,), 8192, 1.0, None, "fake")
         for place, name in enumerate(models)
     )
-    tokens = {name: Tokens({"": (0.0, 1.0)}) for name in models}
+    tokens = {name: TokenEstimator({"": (0.0, 1.0)}) for name in models}
     return AdvisePlan({}, candidates, tokens, {name: {} for name in models}, {})
 
 

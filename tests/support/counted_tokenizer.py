@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from router.tokenizer import Tokenizer, Tokens
+from router.tokenizer import TokenisedTexts, Tokenizer
 
 
 class Counted:
@@ -15,13 +15,13 @@ class Counted:
     def key_for(self, texts: Sequence[str]) -> str:
         return self._inner.key_for(texts)
 
-    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+    def __call__(self, texts: Sequence[str], input_type: str) -> TokenisedTexts:
         self.characters += sum(map(len, texts))
         self.texts += len(texts)
         return self._inner(texts, input_type)
 
     def unread(
-        self, texts: Sequence[str], tokens: Tokens, before: str, after: str
+        self, texts: Sequence[str], tokens: TokenisedTexts, before: str, after: str
     ) -> list[float] | None:
         return self._inner.unread(texts, tokens, before, after)
 

@@ -26,8 +26,8 @@ from router.instructions import (
     Timer,
 )
 from router.ledger import Ledger
-from router.routing_config import Routing
-from router.steps import Counters
+from router.routing_config import RoutingConfig
+from router.steps import ReplicaCounters
 
 BATCH = 1000
 SHORT = Curve(0.001, 0.001, 0.0001, 0.0, BATCH)
@@ -58,7 +58,7 @@ class Reply:
     inference_s: float = 0.0
     outstanding_tokens: int = 0
     running_tokens: int | None = None
-    counters: Counters = field(default_factory=lambda: Counters(0, 0.0))
+    counters: ReplicaCounters = field(default_factory=lambda: ReplicaCounters(0, 0.0))
 
 
 Call = CallInFlight[Chunk]
@@ -91,7 +91,7 @@ class DispatchMachine:
             steps=steps,
             bulk_share=bulk_share,
         )
-        feedback = Feedback(model, True, Routing(), self.now, cold_start_s)
+        feedback = Feedback(model, True, RoutingConfig(), self.now, cold_start_s)
         self.state: DispatcherState[Chunk, Reply] = DispatcherState(
             "m", limits, self.ledger, feedback, random.Random(seed), self.now
         )

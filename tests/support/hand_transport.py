@@ -8,7 +8,7 @@ import numpy as np
 from deployments.dispatch.transport import ConnectionLost, ReplicaLost
 from deployments.dispatch.wire import Call, Failure, Reply
 from deployments.engines.base import EngineOverloaded
-from router.steps import Counters
+from router.steps import ReplicaCounters
 
 
 @dataclass(eq=False)
@@ -35,7 +35,7 @@ class OpenCall:
         """Answer with vectors that hold their text's first token id."""
         rows = np.repeat(np.array(self.firsts, np.float32)[:, None], self.width, axis=1)
         tokens = [int(length) for length in self.call.lengths]
-        counters = Counters(0, 0.0)
+        counters = ReplicaCounters(0, 0.0)
         self.future.set_result(
             Reply(rows, tokens, failed or {}, self.replica, 0.0, 0.0, 0, counters, None, stamps)
         )

@@ -20,12 +20,12 @@ class Launched:
     """`embedding-router run`, ready; `url` is its base URL."""
 
     def __init__(self, process: "subprocess.Popen[str]", url: str, said: str) -> None:
-        self.process, self.url, self.said = process, url, said
+        self.process, self.url, self.output = process, url, said
 
     @property
     def logs(self) -> Path:
         """The log folder of Serve's processes."""
-        return Path(re.findall(r"logs in (\S+)", self.said)[-1]) / "serve"
+        return Path(re.findall(r"logs in (\S+)", self.output)[-1]) / "serve"
 
     def complaints(self, most: int = 40) -> list[str]:
         """The last warnings and errors of each process with the lines below them, by the name of

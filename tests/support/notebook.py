@@ -22,7 +22,7 @@ def executed(path: Path, timeout_s: int = 120) -> NotebookNode:
     return notebook
 
 
-def said(notebook: NotebookNode) -> Iterator[tuple[str, str | None]]:
+def outputs_of(notebook: NotebookNode) -> Iterator[tuple[str, str | None]]:
     """The source and output of every code cell, without figures; None if a tag marks the output as
     variable.
     """

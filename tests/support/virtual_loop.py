@@ -8,7 +8,7 @@ import numpy as np
 
 from deployments.dispatch.wire import Call, Reply
 from router.domain import Curve
-from router.steps import Counters
+from router.steps import ReplicaCounters
 
 
 class Jumping(selectors.DefaultSelector):
@@ -63,7 +63,7 @@ class SleepingReplicas:
         self._busy_s[replica] = self._busy_s.get(replica, 0.0) + now - started_s
         vectors = np.zeros((len(lengths), self._dimensions), np.float32)
         vectors[:, 0] = 1.0
-        counters = Counters(self._served[replica], self._busy_s[replica])
+        counters = ReplicaCounters(self._served[replica], self._busy_s[replica])
         waited_s, took_s = started_s - arrived_s, now - started_s
         counts = lengths.tolist()
         return Reply(vectors, counts, {}, replica, waited_s, took_s, self._held[replica], counters)

@@ -6,12 +6,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Names of more than one class, and why.
-ALLOWED = dict.fromkeys(
-    ("Counters", "Embedder", "Entry", "Job", "Report", "Routing", "Tally", "Tokens"),
-    "to be renamed",
-)
-
 
 def classes() -> dict[str, list[str]]:
     """The files of each top-level class, by its name."""
@@ -27,11 +21,4 @@ def classes() -> dict[str, list[str]]:
 def test_a_class_name_is_defined_once() -> None:
     found = classes()
     assert found
-    assert not {
-        name: files for name, files in found.items() if len(files) > 1 and name not in ALLOWED
-    }
-
-
-def test_the_exceptions_are_needed() -> None:
-    found = classes()
-    assert not [name for name in ALLOWED if len(found[name]) < 2]
+    assert not {name: files for name, files in found.items() if len(files) > 1}

@@ -134,7 +134,7 @@ def test_a_front_may_be_away_for_a_while_but_no_longer() -> None:
     assert missed(rows) == ["seconds without answers"]
 
 
-def told(lower: float, count: int = 200) -> timing.Told:
+def told(lower: float, count: int = 200) -> timing.FigureTest:
     rng = random.Random(1)
     new = [rng.gauss(10.0, 1.0) for _ in range(count)]
     known = [rng.gauss(10.0 - lower, 1.0) for _ in range(count)]

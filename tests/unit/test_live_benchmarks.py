@@ -12,11 +12,11 @@ from benchmarks.budgets import choosers, summarise
 from benchmarks.data_plane import Measured
 from benchmarks.latency import Phase, completions_until_recovery, undisturbed
 from benchmarks.latency import summarise as judge
-from benchmarks.live import Ask, Text, Told
+from benchmarks.live import Ask, RequestResult, Text
 from benchmarks.load import Load as Loaded
 from benchmarks.qwen3_shapes import Shape, measure, table
 from benchmarks.ratios import interval
-from router.decision_log import ANSWERED, Entry
+from router.decision_log import ANSWERED, LogEntry
 from router.domain import Curve, Features, Load, Model, Request, Tier, Work
 from router.policy import decide
 from router.rules import Policy
@@ -30,7 +30,7 @@ MODELS = {
 SHORT, LONG = Text("short", "en", "query"), Text("x" * 2000, "en", "passage")
 
 
-def entry(ratio: float, at_s: float = 10.0, tokens: int = 100, outcome: str = ANSWERED) -> Entry:
+def entry(ratio: float, at_s: float = 10.0, tokens: int = 100, outcome: str = ANSWERED) -> LogEntry:
     """A request that took `ratio` of what was predicted, at a model with a margin of 1.5."""
     request = Request(
         dict.fromkeys(MODELS, Work(tokens, 100, 0)), Features(0, "en", "Latn", False, False)
@@ -38,7 +38,7 @@ def entry(ratio: float, at_s: float = 10.0, tokens: int = 100, outcome: str = AN
     loads = dict.fromkeys(MODELS, Load(margin=1.5))
     decision = decide(Policy("small"), request, MODELS, loads, 0.0)
     actual_s = ratio * (decision.predicted_s or 0.0)
-    return Entry(
+    return LogEntry(
         at_s, 0.0, 0.0, request, Tier.AUTO, False, MODELS, loads, decision, outcome, actual_s
     )
 
@@ -94,8 +94,10 @@ def test_recovery_is_the_first_completion_after_which_predictions_are_right(
 
 
 def test_only_answers_within_their_budget_count_and_only_they_have_quality() -> None:
-    def told(status: int, model: str | None, total_s: float, language: str = "en") -> Told:
-        return Told(Ask(Text("t", language, "query"), {}, 0.1), status, model, None, total_s)
+    def told(status: int, model: str | None, total_s: float, language: str = "en") -> RequestResult:
+        return RequestResult(
+            Ask(Text("t", language, "query"), {}, 0.1), status, model, None, total_s
+        )
 
     answers = [
         told(200, "large", 0.05),
@@ -121,7 +123,7 @@ def test_least_outstanding_counts_what_it_sent_and_what_came_back() -> None:
     way = choosers(MODELS, random.Random(0))[-1]
     first, second = way.options(SHORT, 1.0), way.options(SHORT, 1.0)
     assert {first["model"], second["model"]} == {"small", "large"}
-    way.done(Told(Ask(SHORT, first), 200, None, None, 0.1))
+    way.done(RequestResult(Ask(SHORT, first), 200, None, None, 0.1))
     assert way.options(SHORT, 1.0) == first
 
 

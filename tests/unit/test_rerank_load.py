@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.live import Ask, Text, Told
+from benchmarks.live import Ask, RequestResult, Text
 from benchmarks.public_data import SAMPLE
 from benchmarks.rerank_load import (
     ALWAYS,
@@ -46,8 +46,8 @@ def test_a_third_of_the_requests_rank_new_passages_and_each_has_its_budget() -> 
 
 @pytest.mark.parametrize(("late", "met"), [(5, True), (6, False)])
 def test_each_kind_is_judged_alone(late: int, met: bool) -> None:
-    def told(documents: tuple[str, ...], total_s: float, status: int = 200) -> Told:
-        return Told(Ask(QUERY, {}, 0.1, documents), status, "small", None, total_s)
+    def told(documents: tuple[str, ...], total_s: float, status: int = 200) -> RequestResult:
+        return RequestResult(Ask(QUERY, {}, 0.1, documents), status, "small", None, total_s)
 
     ranked = [told(("a",), 0.2 if place < late else 0.05) for place in range(100)]
     embedded = [told((), 0.05, 503 if place < 2 else 200) for place in range(100)]

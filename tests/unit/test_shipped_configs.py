@@ -238,7 +238,7 @@ HEADINGS: dict[str, type[Section]] = {
     "kind: student": engine_config.StudentEngineConfig,
     "kind: fake": engine_config.FakeEngineConfig,
     "args.collections.NAME": collection_config.CollectionConfig,
-    "args.routing": routing_config.Routing,
+    "args.routing": routing_config.RoutingConfig,
     "args.routing.rules": routing_config.Rule,
     "args.routing.rules.when": routing_config.When,
     "args.compare": routing_config.Compare,

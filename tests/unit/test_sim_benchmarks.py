@@ -8,11 +8,11 @@ import click
 import pytest
 
 from benchmarks import sim_models, sim_truth
-from benchmarks.live import Ask, Text, Told
+from benchmarks.live import Ask, RequestResult, Text
 from benchmarks.sim_failures import with_pinned
 from benchmarks.sim_runs import LARGE, Simulated, way_of, world_of
 from deployments.service.prepare import Preparer
-from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
+from router.decision_log import ANSWERED, DecisionContext, LogEntry, Logged
 from router.domain import Decision, Features, Load, Reason, Request, Tier, Work
 from router.models import build_policy
 from router.policy import decide
@@ -53,7 +53,7 @@ def logged_world(requests: Sequence[tuple[float, float]]) -> World:
     loads = dict.fromkeys(world.models, Load())
     decision = decide(policy, request, world.models, loads, 0.0)
     entries = [
-        Entry(
+        LogEntry(
             ended_s, 0.0, 0.0, request, None, False, world.models, loads, decision, ANSWERED, took_s
         )
         for ended_s, took_s in requests
@@ -112,7 +112,7 @@ def test_a_service_that_was_never_on_time_is_compared_too() -> None:
     outcome = run(world.updated(seconds=20.0), PolicyVariant("as configured"))
     ask = Ask(Text("text", "en", "query"), {}, 0.1)
     sent = [sim_models.Sent(sim_models.WARM_S + number, ask) for number in range(3)]
-    late = [Told(ask, 200, "a", None, 1.0) for _ in sent]
+    late = [RequestResult(ask, 200, "a", None, 1.0) for _ in sent]
     rows = {row["name"]: row for row in sim_models.compared(outcome, [late, late], sent)}
     assert set(rows) == {"models p50, s", "models p99, s", "models on time"}
     assert rows["models on time"]["measured"] == [0.0, 0.0]

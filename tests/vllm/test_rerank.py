@@ -19,7 +19,7 @@ from deployments.replica.identity import WrongModel
 from deployments.replica.score_identity import ScoreIdentity
 from deployments.service.pairs import PairPreparer
 from deployments.service.prepare import Preparer
-from deployments.telemetry.metrics import OF_VLLM, EngineStats, Tally
+from deployments.telemetry.metrics import OF_VLLM, EngineStats, ProcessMetrics
 from router import score_fingerprint
 from router.rerank_config import RerankerConfig
 from router.rerank_schema import RerankRequest
@@ -165,7 +165,7 @@ async def test_pairs_of_one_query_share_what_was_computed_of_their_beginning(
         one = reranker(tiny_qwen3)
         if not shared:
             one["engine"]["args"]["enable_prefix_caching"] = False
-        tally = Tally(OF_VLLM)
+        tally = ProcessMetrics(OF_VLLM)
         engine = create(RerankerConfig.model_validate(one), None, EngineStats(tally, "m"))
         await engine.start()
         try:

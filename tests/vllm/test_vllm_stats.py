@@ -19,7 +19,7 @@ from deployments.engines import create
 from deployments.engines.base import Batch
 from deployments.engines.vllm import vllm_config
 from deployments.engines.vllm_stats import stat_logger
-from deployments.telemetry.metrics import OF_VLLM, EngineStats, Tally
+from deployments.telemetry.metrics import OF_VLLM, EngineStats, ProcessMetrics
 from router.engine_config import VllmEngineConfig
 from router.model_config import ModelConfig
 
@@ -70,7 +70,7 @@ def steps() -> list[tuple[SchedulerStats, IterationStats | None]]:
 
 
 def test_our_numbers_are_those_of_vllms_own_logger() -> None:
-    tally = Tally(OF_VLLM)
+    tally = ProcessMetrics(OF_VLLM)
     config = vllm_config(MINILM, 256, None)
     ours, theirs = (
         stat_logger(EngineStats(tally, "m"))(config, [0]),
@@ -99,7 +99,7 @@ def test_our_numbers_are_those_of_vllms_own_logger() -> None:
 
 
 async def test_texts_are_counted_as_they_leave_the_core() -> None:
-    tally, source = Tally(OF_VLLM), MINILM.source
+    tally, source = ProcessMetrics(OF_VLLM), MINILM.source
     engine = create(
         ModelConfig.model_validate(
             {
@@ -141,7 +141,7 @@ async def test_texts_are_counted_as_they_leave_the_core() -> None:
 
 
 async def test_a_step_holds_whole_texts_unless_one_is_longer_than_a_step(tiny_qwen3: Path) -> None:
-    tally = Tally(OF_VLLM)
+    tally = ProcessMetrics(OF_VLLM)
     engine = create(
         ModelConfig.model_validate(
             {

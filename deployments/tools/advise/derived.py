@@ -72,7 +72,7 @@ class Derived(NamedTuple):
         }
 
 
-def told(choice: Choice, base: str) -> str:
+def sentence_of(choice: Choice, base: str) -> str:
     """Format the evidence as a line."""
     gains = [
         one for one in choice.differences if one.smaller == base and one.larger == choice.model

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from deployments.tools.advise.derived import Choice, Derived, Dropped, Found, doubted
-from deployments.tools.advise.derived import told as evidence
+from deployments.tools.advise.derived import sentence_of as evidence
 from deployments.tools.advise.languages import names_of
 from deployments.tools.advise.quality import Task, Unit
 from deployments.tools.advise.rules import LATIN, Search, Where
@@ -20,7 +20,7 @@ from deployments.tools.policy_file import parse_policy
 from router.codes import SCRIPTS, script_codes
 from router.domain import Tier
 from router.models import build_floor
-from router.routing_config import Routing, Rule
+from router.routing_config import RoutingConfig, Rule
 
 KEPT = "kept from the rules in force"
 CAUTION = "caution, not evidence"
@@ -30,7 +30,7 @@ NOT_MEASURED = "language-not-measured"
 class InForce(NamedTuple):
     """The policy of the service."""
 
-    routing: Routing
+    routing: RoutingConfig
     tiers: Mapping[str, str]
 
 

@@ -286,7 +286,7 @@ class Agreement:
         self._documents = inputs.different_documents
         asked: list[Text] = inputs.queries or self._documents
         places = np.linspace(0, len(asked) - 1, min(AGREEMENT_UNITS, len(asked)), dtype=np.int64)
-        self._asked = [asked[place] for place in places]
+        self._query_texts = [asked[place] for place in places]
         self._side: Side = "query" if inputs.queries else "document"
         others = np.linspace(
             0, len(self._documents) - 1, min(AGREEMENT_OTHERS, len(self._documents)), dtype=np.int64
@@ -294,20 +294,22 @@ class Agreement:
         self._others = sorted(set(others.tolist()))
         self._found: Found | None = None
         self._ranks: Floats | None = None
-        units = tuple(Unit(extract([text.text]), text.text, self._side) for text in self._asked)
+        units = tuple(
+            Unit(extract([text.text]), text.text, self._side) for text in self._query_texts
+        )
         self.task = Task("agreement", "agreement", f"overlap@{TOP} with the largest model", units)
 
     def score(self, model: str, by_text: Mapping[str, Mapping[str, Vectors]]) -> None:
         """Add a model; the largest must come first."""
         documents = np.stack([by_text["document"][document.text] for document in self._documents])
-        asked = np.stack([by_text[self._side][text.text] for text in self._asked])
+        asked = np.stack([by_text[self._side][text.text] for text in self._query_texts])
         found = nearest(asked, documents, TOP + 1)
         if self._side == "document":  # a text is its own nearest: it does not count
             own = {document.text: place for place, document in enumerate(self._documents)}
             found = np.array(
                 [
                     _without(row, own[text.text])
-                    for row, text in zip(found, self._asked, strict=True)
+                    for row, text in zip(found, self._query_texts, strict=True)
                 ]
             )
         found = found[:, :TOP]

@@ -25,7 +25,7 @@ MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class AdviseReport:
     """The contents of the report: its data, and the policy file's text."""
 
     data: Mapping[str, Any]
@@ -40,7 +40,7 @@ def make(
     budget_ms: float | None,
     gpu_hour: float | None,
     min_gain: float,
-) -> Report:
+) -> AdviseReport:
     """Measure quality with the kept vectors, and put the report together."""
     tasks = quality.tasks(plan, inputs, output)
     found = slicing.holm([one for task in tasks for one in slicing.slices(plan, task)])
@@ -89,10 +89,10 @@ def make(
         "traffic": [one._asdict() for one in traffic],
         "collections": [_collection(plan, name, space) for name, space in plan.collections.items()],
     }
-    return Report(_finite(data), routing)
+    return AdviseReport(_finite(data), routing)
 
 
-def written(report: Report, output: Path) -> str:
+def written(report: AdviseReport, output: Path) -> str:
     """Write the three files; return what to print."""
     from deployments.tools.advise.page import draw
 

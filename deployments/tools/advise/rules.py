@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from deployments.tools.advise.derived import Choice, Derived, Evidence, Found, doubted, told
+from deployments.tools.advise.derived import Choice, Derived, Evidence, Found, doubted, sentence_of
 from deployments.tools.advise.inputs import LEAST_UNITS
 from deployments.tools.advise.languages import language, names_of
 from deployments.tools.advise.quality import Rows, Task, Unit
@@ -133,7 +133,14 @@ class Search:
                 silent.append(f"{_condition(when)}: {base} is enough, as by default")
                 continue
             rules.append(
-                Found(name, when, self.tier[choice.model], choice.model, told(choice, base), choice)
+                Found(
+                    name,
+                    when,
+                    self.tier[choice.model],
+                    choice.model,
+                    sentence_of(choice, base),
+                    choice,
+                )
             )
             held.append(holds)
         if (cut := self._length(left(lambda unit: True), self.rank[base])) is None:
@@ -147,7 +154,7 @@ class Search:
                     {"min_tokens": edge},
                     self.tier[model],
                     model,
-                    told(choice, base),
+                    sentence_of(choice, base),
                     choice,
                 )
             )
@@ -303,7 +310,9 @@ class Search:
             if choice.model is not None and self.rank[choice.model] > self.rank[base]:
                 raised.setdefault(choice.model, []).append(name)
         for model, names in raised.items():
-            why = ". ".join(f"{language(name)}: {told(choices[name], base)}" for name in names)
+            why = ". ".join(
+                f"{language(name)}: {sentence_of(choices[name], base)}" for name in names
+            )
             rules.append(
                 Found(
                     f"languages-{self.tier[model]}",

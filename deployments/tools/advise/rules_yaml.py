@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from deployments.tools.advise.derived import Derived, told
+from deployments.tools.advise.derived import Derived, sentence_of
 from deployments.tools.advise.survey import AdvisePlan
 
 
@@ -47,7 +47,7 @@ def yaml(
         *_comment(f"{derived.default_model}: {derived.default_why}", 2),
     ]
     if derived.default_choice is not None:
-        lines += _comment(told(derived.default_choice, derived.default_model), 2)
+        lines += _comment(sentence_of(derived.default_choice, derived.default_model), 2)
     lines.append(f"  default_tier: {derived.default}")
     lines += [f"  {key}: {json.dumps(value)}" for key, value in derived.settings.items()]
     if budget_ms is not None:

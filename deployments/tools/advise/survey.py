@@ -58,7 +58,7 @@ class ServedModel(NamedTuple):
         return f"{self.name}/{self.dimensions}"
 
 
-class Tokens(NamedTuple):
+class TokenEstimator(NamedTuple):
     """Estimates the tokens that a model makes of a text.
 
     Each script has a line, fitted to counted samples.
@@ -79,7 +79,7 @@ class AdvisePlan:
 
     texts: Mapping[Side, tuple[str, ...]]  # each once
     candidates: tuple[ServedModel, ...]
-    tokens: Mapping[str, Tokens]
+    tokens: Mapping[str, TokenEstimator]
     predicted_s: Mapping[str, Mapping[Side, float]]  # of one text, by model
     collections: Mapping[str, str]  # name: space
     policy: str | None = None  # YAML of `routing:` and `tiers:` in force; None where not readable
@@ -141,7 +141,7 @@ async def plan(
             for row in before["candidates"]
         ),
         {
-            name: Tokens({script: (line[0], line[1]) for script, line in lines.items()})
+            name: TokenEstimator({script: (line[0], line[1]) for script, line in lines.items()})
             for name, lines in before["tokens"].items()
         },
         before["predicted_s"],

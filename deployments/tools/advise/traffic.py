@@ -26,7 +26,7 @@ from router.arrays import Floats
 from router.domain import Curve, Load, Model, Request, Tier, Work
 from router.models import build_policy
 from router.policy import decide
-from router.routing_config import Routing
+from router.routing_config import RoutingConfig
 
 RESAMPLES = 300
 ROUTED, CROSSED = "routed", "routed, rules from the other half"
@@ -52,7 +52,7 @@ def assign(plan: AdvisePlan, tasks: Sequence[Task], derived: Derived) -> dict[st
     tiers: dict[Any, str] = {
         Tier(tier): candidate.name for candidate in plan.candidates for tier in candidate.tiers
     }
-    policy = build_policy(Routing.model_validate(derived.routing(tiers)), tiers)
+    policy = build_policy(RoutingConfig.model_validate(derived.routing(tiers)), tiers)
     # Without a deadline no decision depends on the curve, but predictions need one.
     curve = Curve(0.001, 0.0, 0.0, 0.0, 8192)
     models = {

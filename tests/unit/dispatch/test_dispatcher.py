@@ -22,8 +22,8 @@ from router.errors import DeadlineExceeded, InternalError, ModelUnavailable, Ove
 from router.feedback import Feedback
 from router.ledger import Ledger
 from router.replica_health import FAILURES_IN_A_ROW
-from router.routing_config import Routing
-from router.steps import Counters, Step
+from router.routing_config import RoutingConfig
+from router.steps import ReplicaCounters, Step
 from tests.support.hand_transport import HandTransport, settle
 
 BATCH = 1000
@@ -33,14 +33,14 @@ SHORT = Curve(0.001, 0.001, 0.0001, 0.0, BATCH)
 
 
 def feedback(curve: Curve = SHORT, cold_start_s: float | None = None) -> Feedback:
-    return Feedback(Model("m", 0, 100_000, curve, {}), True, Routing(), 0.0, cold_start_s)
+    return Feedback(Model("m", 0, 100_000, curve, {}), True, RoutingConfig(), 0.0, cold_start_s)
 
 
 class BrokenFeedback(Feedback):
     """A fault of ours in what happens after an answer."""
 
     def replied(
-        self, replica: str, call: Step, counters: Counters, alone: bool, idle: bool
+        self, replica: str, call: Step, counters: ReplicaCounters, alone: bool, idle: bool
     ) -> None:
         raise KeyError("ours")
 
@@ -695,7 +695,9 @@ async def test_texts_of_few_tokens_and_many_bytes_make_no_call_larger_than_a_mes
 async def test_a_fault_of_ours_after_the_answer_is_logged_and_called_one(
     caplog: pytest.LogCaptureFixture, make_bench: Callable[..., Bench]
 ) -> None:
-    bench = make_bench(BrokenFeedback(Model("m", 0, 100_000, SHORT, {}), True, Routing(), 0.0))
+    bench = make_bench(
+        BrokenFeedback(Model("m", 0, 100_000, SHORT, {}), True, RoutingConfig(), 0.0)
+    )
     bench.dispatcher.replicas_changed(["a"])
     future = bench.submit(5, 900)[0]
     with caplog.at_level("ERROR", logger="ray.serve"):

@@ -34,7 +34,7 @@ from deployments.engines.base import (
 from deployments.replica import socket_server
 from deployments.replica.socket_server import ReplicaServer
 from router.errors import RequestTooLarge
-from router.steps import Counters
+from router.steps import ReplicaCounters
 from tests.support.hand_transport import settle
 
 WAIT_S = 30.0
@@ -83,7 +83,9 @@ class Replica:
         assert given.ids is not None
         starts = np.cumsum(given.lengths) - given.lengths
         vectors = np.repeat(given.ids[starts].astype(np.float32)[:, None], 4, axis=1)
-        return Reply(vectors, given.lengths.tolist(), {}, self.name, 0.0, 0.0, 0, Counters(0, 0.0))
+        return Reply(
+            vectors, given.lengths.tolist(), {}, self.name, 0.0, 0.0, 0, ReplicaCounters(0, 0.0)
+        )
 
 
 class Handles:
@@ -482,7 +484,7 @@ def test_a_reply_is_the_same_after_its_journey_and_may_be_written_to(
         row: Failure("too_long", "no", 9, 8) for row in range(rows) if data.draw(st.booleans())
     }
     stamps = data.draw(st.sampled_from([(), (1.5, 2.25, 2.5)]))
-    tokens, counters = list(range(rows)), Counters(99, 1.5)
+    tokens, counters = list(range(rows)), ReplicaCounters(99, 1.5)
     running = data.draw(st.none() | st.integers(0, 12))
     sent = Reply(vectors, tokens, failed, "app#m#x", 0.25, 0.125, 12, counters, running, stamps)
     came = unpack_reply(bytearray(pack_reply(sent)))

@@ -11,7 +11,7 @@ from deployments.ingress.rate_limits import READ_CHARACTERS_A_TOKEN, RateLimiter
 from deployments.serve_internals import DeploymentConfig
 from router.errors import RateLimitExceeded
 from router.keys import Grant
-from router.quota import Limit, Report
+from router.quota import BucketReport, Limit
 
 GRANT = Grant("k", requests_per_minute=100)
 SCALED = {"min_replicas": 2, "max_replicas": 6}
@@ -44,7 +44,7 @@ def test_the_routers_are_those_that_serve_lists(
 async def test_routers_that_do_not_know_of_each_other_exchange_all_the_same() -> None:
     heard, clock = asyncio.Event(), [0.0]
 
-    async def exchange(reports: Mapping[Limit, Report]) -> Replies:
+    async def exchange(reports: Mapping[Limit, BucketReport]) -> Replies:
         replies = {"other": other.answer("own", reports)}
         heard.set()
         return replies
@@ -96,7 +96,7 @@ async def test_nonsense_of_another_router_ends_no_exchange(monkeypatch: pytest.M
     monkeypatch.setattr("deployments.ingress.rate_limits.EXCHANGE_S", 0.01)
     asked, often = 0, asyncio.Event()
 
-    async def exchange(reports: Mapping[Limit, Report]) -> Replies:
+    async def exchange(reports: Mapping[Limit, BucketReport]) -> Replies:
         nonlocal asked
         asked += 1
         if asked == 3:

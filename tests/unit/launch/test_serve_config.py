@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from deployments.launch.serve_config import Report, check, examine, slow_way
+from deployments.launch.serve_config import ConfigCheck, check, examine, slow_way
 from router.cli import main as cli
 from router.model_config import resolve_path
 from tests.support.config import ARGS, GONE, put
@@ -49,7 +49,7 @@ def serve_file(folder: Path, place: str | None = None, value: Any = None) -> Pat
 
 
 def test_a_good_file_has_no_problems_and_its_models_are_named_in_order(tmp_path: Path) -> None:
-    assert examine(serve_file(tmp_path)) == Report([], ["small", "large"])
+    assert examine(serve_file(tmp_path)) == ConfigCheck([], ["small", "large"])
 
 
 APP = "applications[0]"
@@ -338,7 +338,7 @@ def test_an_application_of_somebody_else_is_checked_as_serve_would(tmp_path: Pat
         "applications:\n- {import_path: 'their.module:app', args: {anything: 1}, deployments: "
         "[{name: theirs}]}\n"
     )
-    assert examine(path) == Report([], [])
+    assert examine(path) == ConfigCheck([], [])
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_merge_keys_and_anchors_are_not_keys_given_twice(tmp_path: Path) -> None
         "- {name: b, import_path: 'm:f', route_prefix: /b, runtime_env: {<<: *env, env_vars: {A: "
         "'2'}}}\n"
     )
-    assert examine(path) == Report([], [])
+    assert examine(path) == ConfigCheck([], [])
 
 
 def test_a_file_that_is_not_there_is_a_problem_and_no_traceback(tmp_path: Path) -> None:
@@ -451,7 +451,7 @@ def test_ranks_keep_models_in_order_where_kuberay_sorts_them(tmp_path: Path) -> 
     path.write_text(
         yaml.safe_dump({"kind": "RayService", "spec": {"serveConfigV2": yaml.safe_dump(args)}})
     )
-    assert examine(path) == Report([], ["small", "large"])
+    assert examine(path) == ConfigCheck([], ["small", "large"])
 
 
 BY_TOKENS = {"policy_function": "deployments.autoscale:ByTokens"}

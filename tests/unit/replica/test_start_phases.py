@@ -6,12 +6,12 @@ import pytest
 
 from deployments.replica.host import STILL_S, Host, say_still
 from deployments.telemetry import metrics
-from deployments.telemetry.metrics import OF_REPLICA, Tally
+from deployments.telemetry.metrics import OF_REPLICA, ProcessMetrics
 from tests.unit.replica.test_dead_card import Card
 
 
 def test_each_phase_is_a_metric_of_its_own() -> None:
-    tally, host = Tally(OF_REPLICA), Host(Card(), "one")
+    tally, host = ProcessMetrics(OF_REPLICA), Host(Card(), "one")
     host.sample(tally, "model")
     assert not tally.values[metrics.ENGINE_START]
     host.start_phases = {"load": 20.0, "compile": 31.5, "proof": 0.5}

@@ -142,14 +142,16 @@ def test_one_bad_file_of_several_fails_and_all_are_reported(tmp_path: Path) -> N
 def test_a_config_error_in_any_command_is_its_sentences_and_status_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(cli.COMMANDS, "fails", cli.Entry(f"{__name__}:fails", "Fails."))
+    monkeypatch.setitem(cli.COMMANDS, "fails", cli.CommandEntry(f"{__name__}:fails", "Fails."))
     result = run("fails")
     assert (result.exit_code, result.stderr) == (1, "one\ntwo\n")
 
 
 def test_a_command_whose_package_is_absent_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        cli.COMMANDS, "needy", cli.Entry("package_that_is_absent.inner:main", "Needs a package.")
+        cli.COMMANDS,
+        "needy",
+        cli.CommandEntry("package_that_is_absent.inner:main", "Needs a package."),
     )
     result = run("needy")
     assert result.exit_code == 1

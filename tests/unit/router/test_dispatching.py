@@ -10,7 +10,7 @@ from router.instructions import Timer
 from router.prefixes import MOST, PrefixHomes
 from router.replica_health import EJECTION_S, FAILURES_IN_A_ROW, MOST_EJECTION_S
 from router.sending import TIMER_S
-from router.steps import Counters
+from router.steps import ReplicaCounters
 from tests.support.dispatch_machine import BATCH, DispatchMachine, Failure, Reply
 
 TENTH = Curve(0.0, 0.1, 0.0, 0.0, BATCH)  # every step takes 0.1 s
@@ -409,15 +409,15 @@ def test_a_call_whose_texts_all_expired_is_no_step() -> None:
     feedback.elsewhere()  # it learns from here on
     curve = feedback.model.curve
 
-    def answer(counters: Counters, failed: dict[int, Failure]) -> None:
+    def answer(counters: ReplicaCounters, failed: dict[int, Failure]) -> None:
         machine.submit(100)
         call = machine.open.pop()
         reply = Reply("a", failed, inference_s=0.5, counters=counters)
         machine.execute(machine.state.replied(call, reply, machine.now))
         machine.end_turn()
 
-    answer(Counters(0, 0.5), {0: Failure("expired", "too late")})
+    answer(ReplicaCounters(0, 0.5), {0: Failure("expired", "too late")})
     assert feedback.model.curve == curve
-    answer(Counters(100, 1.0), {})
+    answer(ReplicaCounters(100, 1.0), {})
     assert feedback.model.curve != curve
     machine.close()

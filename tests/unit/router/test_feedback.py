@@ -12,9 +12,9 @@ from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request,
 from router.feedback import Feedback, record_demand
 from router.ledger import Ledger
 from router.policy import decide, predict
-from router.routing_config import Routing
+from router.routing_config import RoutingConfig
 from router.rules import Policy
-from router.steps import Counters
+from router.steps import ReplicaCounters
 
 ENGLISH = Features(characters=100, language="en", script="Latn", mixed=False, code=False)
 CURVE = Curve(fixed_s=0.01, base_s=0.0, s_per_token=0.001, s_per_token_sq=0.0, batch_tokens=8192)
@@ -27,7 +27,7 @@ LOADS = {"small": Load(), "large": Load(margin=1000.0)}
 
 @pytest.fixture
 def feedback() -> dict[str, Feedback]:
-    return {name: Feedback(model, True, Routing(), 0.0) for name, model in MODELS.items()}
+    return {name: Feedback(model, True, RoutingConfig(), 0.0) for name, model in MODELS.items()}
 
 
 def test_work_that_a_budget_pushed_down_counts_for_both_models(
@@ -101,10 +101,10 @@ def test_a_replica_is_rated_by_what_it_does_with_full_batches(
     small = feedback["small"]
     profile = small.demand(0, 0.0).tokens_per_s
     for second in range(1, 100):  # busy all the time, with a tenth of what fits
-        small.served("r1", Counters(100 * second, float(second)))
+        small.served("r1", ReplicaCounters(100 * second, float(second)))
     assert small.demand(0, 0.0).tokens_per_s == profile
     for second in range(100, 400):
-        small.served("r1", Counters(500 * second, float(second)), full=True)
+        small.served("r1", ReplicaCounters(500 * second, float(second)), full=True)
     assert small.demand(0, 0.0).tokens_per_s == pytest.approx(500.0, rel=0.01)
 
 
@@ -113,7 +113,7 @@ def test_a_replica_that_did_more_than_its_profile_says_is_believed(
 ) -> None:
     small = feedback["small"]
     for second in range(1, 200):
-        small.served("r1", Counters(5000 * second, float(second)))
+        small.served("r1", ReplicaCounters(5000 * second, float(second)))
     assert small.demand(0, 0.0).tokens_per_s == pytest.approx(5000.0, rel=0.05)
 
 
@@ -127,7 +127,10 @@ def test_what_an_answer_takes_beside_the_engine_is_learned_and_not_taken_for_slo
     curve = Curve(
         fixed_s=0.0, base_s=0.002, s_per_token=0.0001, s_per_token_sq=0.0, batch_tokens=10_000
     )
-    model, rng = Feedback(Model("m", 0, 10_000, curve, {}), True, Routing(), 0.0), random.Random(3)
+    model, rng = (
+        Feedback(Model("m", 0, 10_000, curve, {}), True, RoutingConfig(), 0.0),
+        random.Random(3),
+    )
     book, errors = Ledger({"m": 3}), list[float]()
     book.joined("m", "r1")
     for number in range(600):

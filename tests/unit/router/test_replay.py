@@ -22,7 +22,7 @@ from router import config
 from router.decision_log import (
     ANSWERED,
     DecisionContext,
-    Entry,
+    LogEntry,
     LogError,
     Logged,
     entry_line,
@@ -34,7 +34,7 @@ from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request,
 from router.errors import BudgetUnreachable
 from router.policy import decide
 from router.replay import REFUSED, Other, redecide, replay
-from router.routing_config import Routing
+from router.routing_config import RoutingConfig
 from router.rules import Floor, Policy
 from router.schema import parse
 from router.strict import parse_args
@@ -77,7 +77,7 @@ def entry(
     models: Mapping[str, Model] = MODELS,
     on_miss: OnMiss = OnMiss.DEGRADE,
     actual_s: float | None = 0.01,
-) -> Entry:
+) -> LogEntry:
     """A request that arrived at 100 and was decided a millisecond later."""
     request = Request(
         dict.fromkeys(models, Work(tokens, tokens, tokens * tokens)),
@@ -88,7 +88,7 @@ def entry(
     )
     given_loads = loads or dict.fromkeys(models, Load())
     decision = decide(policy, request, models, given_loads, 100.001)
-    return Entry(
+    return LogEntry(
         0.0,
         100.0,
         100.001,
@@ -103,7 +103,7 @@ def entry(
     )
 
 
-def written(*entries: Entry, of: DecisionContext | None = None) -> list[bytes]:
+def written(*entries: LogEntry, of: DecisionContext | None = None) -> list[bytes]:
     return [
         setting_line(of or context(), "r"),
         *(entry_line(each, of or context(), "r") for each in entries),
@@ -216,7 +216,7 @@ def test_routers_that_share_a_file_keep_their_own_settings() -> None:
 
 def test_another_policy_moves_the_requests_that_its_rules_catch() -> None:
     log = list(read(written(entry(), entry(replace(ENGLISH, language="de")), entry(tokens=300))))
-    summary = replay(log, Other(Routing.model_validate({"default_tier": "fast"})))
+    summary = replay(log, Other(RoutingConfig.model_validate({"default_tier": "fast"})))
     assert summary.before.models == {"large": 2, "middle": 1}
     assert summary.after.models == {"small": 3}
     assert summary.moved == {("large", "small"): {"auto": 2}, ("middle", "small"): {"auto": 1}}
@@ -227,7 +227,7 @@ def test_another_policy_moves_the_requests_that_its_rules_catch() -> None:
     assert summary.after.p95_s < summary.before.p95_s
 
 
-def mixed_log() -> list[Entry]:
+def mixed_log() -> list[LogEntry]:
     """Three English requests, two Chinese ones and one mixed; `large` is better outside English."""
     models = {
         name: replace(model, quality={"en": 80.0, "default": 40.0 + 10.0 * model.rank})
@@ -240,7 +240,7 @@ def mixed_log() -> list[Entry]:
 
 def test_replay_says_which_languages_and_scripts_move_and_where_quality_falls() -> None:
     log = [Logged(context(), each) for each in mixed_log()]
-    summary = replay(log, Other(Routing.model_validate({"default_tier": "balanced"})))
+    summary = replay(log, Other(RoutingConfig.model_validate({"default_tier": "balanced"})))
     found = {(one.dimension, one.value): one for one in summary.slices}
     # the mixed text has no language, so `foreign` never raised it: it does not move
     assert set(found) == {("language", "zh"), ("script", "Hani")}
@@ -281,15 +281,15 @@ def test_a_default_budget_counts_for_those_who_gave_none_and_only_for_them() -> 
         "rules": [{"name": "foreign", "when": {"not_languages": ["en"]}, "floor": "best"}],
         "default_tier": "balanced",
     }
-    summary = replay(log, Other(Routing.model_validate({**rules, "default_budget_ms": 10})))
+    summary = replay(log, Other(RoutingConfig.model_validate({**rules, "default_budget_ms": 10})))
     assert summary.moved == {("large", "middle"): {"budget": 1}}
 
 
 def test_an_explicit_tier_follows_the_tiers_of_the_other_policy() -> None:
     log = list(read(written(entry(target="large", tier=Tier.BEST))))
-    other = Other(Routing(), {Tier.FAST: "small", Tier.BEST: "middle"})
+    other = Other(RoutingConfig(), {Tier.FAST: "small", Tier.BEST: "middle"})
     assert redecide(log[0], other.context(log[0].context)).model == "middle"
-    strict = Other(Routing(strict_tiers=True)).context(log[0].context)
+    strict = Other(RoutingConfig(strict_tiers=True)).context(log[0].context)
     tight = Logged(log[0].context, log[0].entry._replace(
         request=log[0].entry.request._replace(deadline_s=100.002), own_budget=True,
     ))  # fmt: skip
@@ -314,11 +314,11 @@ def test_refusals_and_misses_are_counted() -> None:
     ("other", "why"),
     [
         (
-            Other(Routing(), {Tier.FAST: "huge"}),
+            Other(RoutingConfig(), {Tier.FAST: "huge"}),
             "'huge'; the models of the log are small, middle, large",
         ),
         (
-            Other(Routing.model_validate({"default_tier": "best"}), {Tier.FAST: "small"}),
+            Other(RoutingConfig.model_validate({"default_tier": "best"}), {Tier.FAST: "small"}),
             "tier 'best'; the tiers are fast",
         ),
     ],

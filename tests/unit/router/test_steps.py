@@ -9,8 +9,8 @@ import pytest
 
 from router.domain import Curve, Model, attention
 from router.feedback import Feedback
-from router.routing_config import Routing
-from router.steps import MOST_MIXED, Counters, Step, Steps
+from router.routing_config import RoutingConfig
+from router.steps import MOST_MIXED, ReplicaCounters, Step, Steps
 
 TRUTH = Curve(0.0095, 0.0069, 2.9e-5, 5e-10, 8192, 0.0, 4e-5)
 LENGTHS = (12, 40, 120, 400, 1200)
@@ -64,7 +64,7 @@ class Replica:
                 self.feedback.replied(
                     "r",
                     Step(call.tokens, call.tokens_sq, at_replica_s, call.texts),
-                    Counters(self.served, self.busy_s + late_s),
+                    ReplicaCounters(self.served, self.busy_s + late_s),
                     alone=call.alone,
                     idle=not self.waiting and index + 1 == len(calls),
                 )
@@ -82,7 +82,7 @@ def served(most: int, steps: int, between: int, own_share: float = 1.0) -> Feedb
     """Serve so many steps with waiting calls, from a curve that is half of the true one."""
     source = random.Random(3)
     prior = Curve(0.0, 0.004, 1.5e-5, 5e-10, 8192, 0.0, 4e-5)
-    feedback = Feedback(Model("m", 0, 8192, prior, {}), False, Routing(), 0.0)
+    feedback = Feedback(Model("m", 0, 8192, prior, {}), False, RoutingConfig(), 0.0)
     replica = Replica(feedback, most)
     replica.arrive(40, 0.0, held=False)
     for _ in range(steps):
@@ -114,10 +114,10 @@ def one(tokens: int, seconds: float) -> Step:
 
 def test_a_step_is_complete_once_its_replica_is_idle_or_answers_the_next() -> None:
     steps = Steps()
-    assert steps.replied(one(10, 1.0), Counters(10, 1.0), True, True) == [one(10, 1.0)]
-    assert steps.replied(one(10, 2.5), Counters(20, 2.0), False, False) == []
-    assert steps.replied(one(30, 2.5), Counters(50, 2.01), False, False) == []
-    assert steps.replied(one(20, 3.0), Counters(70, 5.0), False, True) == [
+    assert steps.replied(one(10, 1.0), ReplicaCounters(10, 1.0), True, True) == [one(10, 1.0)]
+    assert steps.replied(one(10, 2.5), ReplicaCounters(20, 2.0), False, False) == []
+    assert steps.replied(one(30, 2.5), ReplicaCounters(50, 2.01), False, False) == []
+    assert steps.replied(one(20, 3.0), ReplicaCounters(70, 5.0), False, True) == [
         Step(40, 1000, 1.0, 2),
         one(20, 3.0),
     ]
@@ -125,27 +125,27 @@ def test_a_step_is_complete_once_its_replica_is_idle_or_answers_the_next() -> No
 
 def test_what_a_replica_served_before_this_router_met_it_is_no_step() -> None:
     steps = Steps()
-    assert steps.replied(one(10, 9.0), Counters(999, 99.0), False, False) == []
-    assert steps.replied(one(10, 2.0), Counters(1009, 101.0), False, False) == []
-    assert steps.replied(one(10, 2.0), Counters(1019, 103.0), False, False) == [one(10, 2.0)]
+    assert steps.replied(one(10, 9.0), ReplicaCounters(999, 99.0), False, False) == []
+    assert steps.replied(one(10, 2.0), ReplicaCounters(1009, 101.0), False, False) == []
+    assert steps.replied(one(10, 2.0), ReplicaCounters(1019, 103.0), False, False) == [one(10, 2.0)]
 
 
 def test_a_replica_that_started_again_begins_anew() -> None:
     steps = Steps()
-    steps.replied(one(10, 9.0), Counters(500, 9.0), True, True)
-    assert steps.replied(one(10, 2.0), Counters(10, 2.0), True, True) == [one(10, 2.0)]
+    steps.replied(one(10, 9.0), ReplicaCounters(500, 9.0), True, True)
+    assert steps.replied(one(10, 2.0), ReplicaCounters(10, 2.0), True, True) == [one(10, 2.0)]
 
 
 def test_the_time_of_a_cancelled_call_is_not_that_of_the_next_step() -> None:
     steps = Steps()
-    steps.replied(one(10, 1.0), Counters(10, 1.0), True, True)
-    assert steps.replied(one(10, 1.0), Counters(20, 7.0), True, True) == [one(10, 1.0)]
+    steps.replied(one(10, 1.0), ReplicaCounters(10, 1.0), True, True)
+    assert steps.replied(one(10, 1.0), ReplicaCounters(20, 7.0), True, True) == [one(10, 1.0)]
 
 
 def test_calls_of_other_routers_are_left_out_unless_every_step_has_some() -> None:
     steps, found = Steps(), list[Step]()
     for number in range(1, MOST_MIXED + 3):
-        counters = Counters(30 * number, 2.0 * number)
+        counters = ReplicaCounters(30 * number, 2.0 * number)
         found += steps.replied(one(10, 2.0), counters, False, True)
     assert found == [Step(30, 300, 2.0, 3)]
 
@@ -154,20 +154,20 @@ def test_a_mixed_step_has_its_share_of_what_was_served_since_the_reply_before() 
     """Another router sends 99 calls between two of this one."""
     steps, found = Steps(), list[Step]()
     for number in range(1, MOST_MIXED + 4):
-        counters = Counters(1000 * number, 100.0 * number)
+        counters = ReplicaCounters(1000 * number, 100.0 * number)
         found += steps.replied(one(10, 1.0), counters, False, True)
     assert found == [one(10, 1.0), one(10, 1.0)]
 
 
 def test_calls_of_one_step_that_were_all_counted_before_the_first_reply_are_one_step() -> None:
     steps = Steps()
-    assert steps.replied(one(10, 1.0), Counters(10, 1.0), True, True) == [one(10, 1.0)]
-    assert steps.replied(one(10, 1.0), Counters(50, 2.0), False, False) == []
-    found = steps.replied(one(30, 1.0), Counters(50, 2.001), False, True)
+    assert steps.replied(one(10, 1.0), ReplicaCounters(10, 1.0), True, True) == [one(10, 1.0)]
+    assert steps.replied(one(10, 1.0), ReplicaCounters(50, 2.0), False, False) == []
+    found = steps.replied(one(30, 1.0), ReplicaCounters(50, 2.001), False, True)
     assert found == [Step(40, 1000, 1.0, 2)]
 
 
 def test_a_step_whose_call_of_another_router_is_answered_last_is_mixed() -> None:
     steps = Steps()
-    assert steps.replied(one(10, 1.0), Counters(10, 1.0), True, True) == [one(10, 1.0)]
-    assert steps.replied(one(10, 1.0), Counters(50, 2.0), False, True) == []
+    assert steps.replied(one(10, 1.0), ReplicaCounters(10, 1.0), True, True) == [one(10, 1.0)]
+    assert steps.replied(one(10, 1.0), ReplicaCounters(50, 2.0), False, True) == []

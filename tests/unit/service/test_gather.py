@@ -15,12 +15,12 @@ from deployments.dispatch.wire import Failure
 from deployments.service.gather import Gatherer
 from deployments.service.prepare import Prepared
 from deployments.service.turns import LARGE_TEXTS, Turns
-from router.cache import Entry, VectorCache
+from router.cache import CachedVector, VectorCache
 from router.domain import Curve, Model
 from router.errors import ContextLengthExceeded, DeadlineExceeded, ModelUnavailable
 from router.feedback import Feedback
 from router.ledger import Ledger
-from router.routing_config import Routing
+from router.routing_config import RoutingConfig
 from tests.support.hand_transport import HandTransport, settle
 from tests.support.held_turns import HeldTurns
 
@@ -45,7 +45,7 @@ class Bench:
             replica_timeout_s=1000.0,
             transport=self.transport,
             ledger=self.ledger,
-            feedback=Feedback(model, True, Routing(), 0.0),
+            feedback=Feedback(model, True, RoutingConfig(), 0.0),
             clock=lambda: 0.0,
             rng=random.Random(1),
         )
@@ -234,8 +234,8 @@ async def test_a_large_request_that_has_no_answer_is_kept_in_its_turn() -> None:
 class Everything:
     """A shared cache that knows every text."""
 
-    async def get_many(self, model: str, digests: Sequence[bytes]) -> list[Entry | None]:
-        return [Entry(np.full(4, int(digest), np.float32), 10) for digest in digests]
+    async def get_many(self, model: str, digests: Sequence[bytes]) -> list[CachedVector | None]:
+        return [CachedVector(np.full(4, int(digest), np.float32), 10) for digest in digests]
 
     def put_many(self, *parts: object) -> None:
         raise AssertionError("nothing was made")

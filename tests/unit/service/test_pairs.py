@@ -19,7 +19,7 @@ from router.language_id import NO_PRIOR
 from router.rerank_schema import RerankRequest
 from router.schema import EmbeddingsRequest
 from router.strict import parse_args
-from router.tokenizer import Tokens
+from router.tokenizer import TokenisedTexts
 from tests.support.counted_tokenizer import Counted
 from tests.support.local_service import FAKE
 
@@ -51,7 +51,7 @@ class Watched(Counted):
         super().__init__(inner)
         self.threads: set[threading.Thread] = set()
 
-    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+    def __call__(self, texts: Sequence[str], input_type: str) -> TokenisedTexts:
         self.threads.add(threading.current_thread())
         return super().__call__(texts, input_type)
 

@@ -18,7 +18,7 @@ from deployments.service.request_metrics import NONE, RequestMetrics
 from deployments.service.service import CANCELLED, Service
 from deployments.service.shared_cache import RedisClient, SharedCache
 from deployments.telemetry import metrics
-from deployments.telemetry.metrics import MOST_SERIES, OTHER, Metric, Tally
+from deployments.telemetry.metrics import MOST_SERIES, OTHER, Metric, ProcessMetrics
 from router import errors
 from router.domain import Reason, Tier
 from router.errors import RouterError
@@ -50,7 +50,7 @@ def service(changes: Mapping[str, Any] = {}) -> tuple[Service, HandTransport]:
     return made, transport
 
 
-def tally_of(made: Service) -> Tally:
+def tally_of(made: Service) -> ProcessMetrics:
     assert made.request_metrics is not None
     return made.request_metrics.tally
 
@@ -63,7 +63,7 @@ async def ask(made: Service, transport: HandTransport, **body: Any) -> None:
     await task
 
 
-def counted(tally: Tally, metric: Metric) -> dict[tuple[str, ...], float]:
+def counted(tally: ProcessMetrics, metric: Metric) -> dict[tuple[str, ...], float]:
     return {labels: value for labels, value in tally.values[metric].items() if value}
 
 
@@ -245,7 +245,7 @@ def test_no_request_can_add_a_label() -> None:
 
 
 def test_a_metric_with_too_many_series_counts_the_rest_as_other() -> None:
-    tally = Tally([metrics.CALLS, metrics.RATIO])
+    tally = ProcessMetrics([metrics.CALLS, metrics.RATIO])
     for number in range(MOST_SERIES + 5):
         tally.add(metrics.CALLS, (f"model-{number}",))
         tally.series(metrics.RATIO, (f"model-{number}",)).observe(1.0)

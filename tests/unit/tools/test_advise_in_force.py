@@ -18,12 +18,12 @@ from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.quality import Task, Unit
 from deployments.tools.advise.survey import AdvisePlan
 from deployments.tools.policy_file import read_policy, text_of, with_tiers
-from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
+from router.decision_log import ANSWERED, DecisionContext, LogEntry, Logged
 from router.domain import Curve, Features, Load, Model, Request, Tier, Work
 from router.models import build_policy
 from router.policy import decide
 from router.replay import Other, Summary, replay
-from router.routing_config import Routing
+from router.routing_config import RoutingConfig
 from router.strict import ConfigError
 from tests.support.advise_plan import MODELS, plan, task, timing, unit
 
@@ -49,7 +49,7 @@ TEXTS = [
 ]
 
 
-def serving(routing: Routing | None, figures: bool = True) -> AdvisePlan:
+def serving(routing: RoutingConfig | None, figures: bool = True) -> AdvisePlan:
     made = plan()
     if figures:
         candidates = tuple(each._replace(configured=FIGURES[each.name]) for each in made.candidates)
@@ -83,7 +83,7 @@ def found(made: Derived) -> dict[str, tuple[dict[str, Any], str, str]]:
     return {rule.name: (dict(rule.when), rule.floor, rule.source) for rule in made.rules}
 
 
-def log(in_force: Routing) -> list[Logged]:
+def log(in_force: RoutingConfig) -> list[Logged]:
     """Mixed requests as a service with these rules decided them."""
     models = {
         name: Model(name, rank, 8192, Curve(0.001, 0.0, 0.0, 0.0, 8192), FIGURES[name])
@@ -98,13 +98,17 @@ def log(in_force: Routing) -> list[Logged]:
         made.append(
             Logged(
                 setting,
-                Entry(0.0, 0.0, 0.0, request, None, False, models, loads, decision, ANSWERED, 0.01),
+                LogEntry(
+                    0.0, 0.0, 0.0, request, None, False, models, loads, decision, ANSWERED, 0.01
+                ),
             )
         )
     return made
 
 
-def replayed(made: Derived, tmp_path: Path, of: AdvisePlan, in_force: Routing = SHIPPED) -> Summary:
+def replayed(
+    made: Derived, tmp_path: Path, of: AdvisePlan, in_force: RoutingConfig = SHIPPED
+) -> Summary:
     """The log under routing.yaml as it is written."""
     file = tmp_path / "routing.yaml"
     file.write_text(rules_yaml.yaml(of, made, None, {}, 1.0))
@@ -184,7 +188,7 @@ def test_a_rule_goes_where_the_texts_settle_that_a_smaller_model_is_enough() -> 
 def test_the_file_as_read_back_raises_no_script_that_is_settled(tmp_path: Path) -> None:
     """`Hira` and `Kana` of a file would be read as `Jpan`."""
     alike = judged(["en", "ja"], {"en": (0.6, 0.8, 0.8), "ja": (0.3, 0.8, 0.8)})
-    of = serving(Routing.model_validate({"default_tier": "balanced"}))
+    of = serving(RoutingConfig.model_validate({"default_tier": "balanced"}))
     file = tmp_path / "routing.yaml"
     file.write_text(rules_yaml.yaml(of, derive(of, [alike], 1.0), None, {}, 1.0))
     rules = {rule.name: rule for rule in read_policy(file).routing.rules}
@@ -208,7 +212,7 @@ def test_a_rule_stays_where_the_texts_cannot_rule_a_gain_out() -> None:
 
 
 def test_a_service_without_rules_gets_rules_of_caution(tmp_path: Path) -> None:
-    bare = Routing.model_validate({"default_tier": "balanced"})
+    bare = RoutingConfig.model_validate({"default_tier": "balanced"})
     of = serving(bare)
     made = derive(of, [english()], 1.0)
     rules = found(made)
@@ -251,17 +255,17 @@ def near(
 
 
 UNDECIDED = near(300, 4)
-BEST = Routing.model_validate({"default_tier": "best"})
+BEST = RoutingConfig.model_validate({"default_tier": "best"})
 
 
 @pytest.mark.parametrize(
     ("in_force", "default"),
-    [(BEST, "best"), (SHIPPED, "balanced"), (Routing(), "fast")],
+    [(BEST, "best"), (SHIPPED, "balanced"), (RoutingConfig(), "fast")],
     ids=["the largest", "the middle", "the smallest"],
 )
 @pytest.mark.parametrize("language", ["en", None], ids=["English", "no language"])
 def test_a_default_stays_where_the_texts_cannot_rule_a_gain_out(
-    in_force: Routing, default: str, language: str | None
+    in_force: RoutingConfig, default: str, language: str | None
 ) -> None:
     of = serving(in_force)
     made = derive(of, [near(300, 4, language=language)], 1.0)
