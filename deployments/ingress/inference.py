@@ -55,16 +55,10 @@ class Inference:
         # writing numbers holds the interpreter: one answer of each priority is written at a time
         self._large = {priority: asyncio.Lock() for priority in get_args(Priority)}
         self.handlers: dict[str, Callable[[Grant, HttpRequest], Awaitable[HttpAnswer]]] = {
-            **dict.fromkeys(FORMS, self._embed),
+            **dict.fromkeys(FORMS, partial(self._limited, explain=False)),
             "rerank": self._rerank,
-            "explain": self._explain,
+            "explain": partial(self._limited, explain=True),
         }
-
-    async def _embed(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
-        return await self._limited(caller, http_request, explain=False)
-
-    async def _explain(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
-        return await self._limited(caller, http_request, explain=True)
 
     async def _limited(self, caller: Grant, http_request: HttpRequest, explain: bool) -> HttpAnswer:
         limits = self._router.service.args.limits
