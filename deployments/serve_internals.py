@@ -200,9 +200,16 @@ def log_buffers(log: Logger) -> list[MemoryHandler]:
 
 def logs_every_request(log: Logger) -> bool:
     """Return whether Serve logs each request, as it does unless `enable_access_log` is false."""
+    quiet = _without_access_log()
+    return any(quiet not in handler.filters for handler in log_buffers(log))
+
+
+@cache
+def _without_access_log() -> Any:
+    """The filter that Serve adds to a log without a line for each request."""
     from ray.serve._private.logging_utils import log_access_log_filter
 
-    return any(log_access_log_filter not in handler.filters for handler in log_buffers(log))
+    return log_access_log_filter
 
 
 # Calls from routers to replicas

@@ -48,7 +48,8 @@ class VectorCache:
         """Index of the first occurrence of each uncached digest; neither counts nor touches
         entries.
         """
-        entries, first = self._entries, dict[bytes, int]()
+        entries = self._entries
+        first: dict[bytes, int] = {}
         for index, digest in enumerate(digests):
             if (model, digest) not in entries:
                 first.setdefault(digest, index)

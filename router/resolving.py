@@ -94,7 +94,7 @@ def encoders_of(
     """The encoder of each model for these texts."""
     if constraints.encoders:
         return best_of_each(constraints.encoders, features)
-    return {model: native(catalogue.space_of(model, constraints.dimensions)) for model in models}
+    return {model: catalogue.native(model, constraints.dimensions) for model in models}
 
 
 def _model_and_tier(catalogue: Catalogue, request: EmbeddingsRequest) -> tuple[str | None, Tier]:

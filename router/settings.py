@@ -43,6 +43,8 @@ from router.schema import (
 from router.spaces import Catalogue
 
 Value = str | float | None
+# all headers that are settings, in lower case
+SETTING_HEADERS = ("x-quality-tier", "x-latency-budget-ms", "x-embedding-space")
 _NO_NAME = Name()
 _PRECEDENCE: Sequence[Source] = get_args(Source)
 _NAMED_TIERS = {tier.value: tier for tier in Tier if tier is not Tier.AUTO}

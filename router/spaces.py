@@ -100,6 +100,7 @@ class Catalogue:
         if problems := list(ambiguities(self, args)):
             raise ValueError("; ".join(problems))
         self._known_name = lru_cache(KNOWN_NAMES)(partial(read_name, self))
+        self.native = lru_cache(KNOWN_NAMES)(self._native)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -226,6 +227,10 @@ class Catalogue:
         if (space := self.models[model].space_of) is not None:
             return Space.parse(space)
         return Space(model, self.models[model].dimensions if dimensions is None else dimensions)
+
+    def _native(self, model: str, dimensions: int | None) -> Encoder:
+        """The encoder of the space of `model`'s vectors of this size."""
+        return native(self.space_of(model, dimensions))
 
 
 def _hub_id(model: ModelConfig) -> str | None:

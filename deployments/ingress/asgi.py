@@ -6,9 +6,9 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
-from functools import cache
-from types import MappingProxyType
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, MutableMapping
+from functools import cache, partial
+from types import MappingProxyType, coroutine
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -201,15 +201,37 @@ async def attended(
     The timer and the listener start only when the work first waits for something: synchronous
     answers need neither.
     """
+    try:
+        waits_for = work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
     attendant = _Attendant(limit_s, receive)
     try:
-        return await work
+        return await _rest(work, waits_for)
     except asyncio.CancelledError:
         if (why := attendant.why()) is None:
             raise
         raise why from None
     finally:
         attendant.leave()
+
+
+@coroutine
+def _rest(work: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+    """Await the rest of `work`, which waits for `waits_for`."""
+    while True:
+        try:
+            got = yield waits_for
+        except BaseException as error:
+            step = partial(work.throw, error)
+        else:
+            step = partial(work.send, got)
+        try:
+            waits_for = step()
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
 
 class _Attendant:
@@ -219,16 +241,12 @@ class _Attendant:
         caller = asyncio.current_task()
         assert caller is not None
         self._caller, self._cancelled_before = caller, caller.cancelling()
-        self._limit_s, self._receive = limit_s, receive
-        self._loop = asyncio.get_running_loop()
-        self._next: asyncio.Handle = self._loop.call_soon(self._begin)
-        self._listener: asyncio.Task[None] | None = None
         self._why: Exception | None = None
-
-    def _begin(self) -> None:
-        self._next = self._loop.call_later(self._limit_s, self._end, TimeoutError())
-        if self._receive is not None:
-            self._listener = self._loop.create_task(_disconnect(self._receive))
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(limit_s, self._end, TimeoutError())
+        self._listener: asyncio.Task[None] | None = None
+        if receive is not None:
+            self._listener = loop.create_task(_disconnect(receive))
             self._listener.add_done_callback(self._heard)
 
     def _heard(self, listener: "asyncio.Task[None]") -> None:
@@ -252,7 +270,7 @@ class _Attendant:
     def leave(self) -> None:
         """Cancel nothing from now on."""
         self._why = self._why or ClientLeft()
-        self._next.cancel()
+        self._timer.cancel()
         if self._listener is not None:
             self._listener.cancel()
 

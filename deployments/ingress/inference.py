@@ -9,6 +9,7 @@ from deployments.ingress import asgi, bodies
 from deployments.ingress.advice import advised, name_rankings
 from deployments.ingress.asgi import HttpAnswer, HttpRequest
 from deployments.ingress.auth import Access
+from deployments.ingress.known_requests import KnownRequests, Read, Sent
 from deployments.ingress.outgoing import Held, Outgoing
 from deployments.ingress.rate_limits import Charge
 from deployments.ingress.rerank import context_of, errors_of, form_of
@@ -24,9 +25,8 @@ from router import encoding
 from router.errors import DeadlineExceeded, Overloaded, RateLimitExceeded, UnknownField
 from router.keys import Grant
 from router.rerank_schema import read_object
-from router.schema import EmbeddingsRequest, Priority
-from router.settings import Context, settled
-from router.shapes.form import Incoming
+from router.schema import Priority
+from router.settings import SETTING_HEADERS, Context, settled
 from router.shapes.openai import OPENAI
 from router.shapes.table import FORMS
 
@@ -51,20 +51,14 @@ class Inference:
 
     def __init__(self, router: HasModels) -> None:
         self._router = router
-        self._gate, self._outgoing = asgi.Gate(), Outgoing()
+        self._gate, self._outgoing, self._known = asgi.Gate(), Outgoing(), KnownRequests()
         # writing numbers holds the interpreter: one answer of each priority is written at a time
         self._large = {priority: asyncio.Lock() for priority in get_args(Priority)}
         self.handlers: dict[str, Callable[[Grant, HttpRequest], Awaitable[HttpAnswer]]] = {
-            **dict.fromkeys(FORMS, self._embed),
+            **dict.fromkeys(FORMS, partial(self._limited, explain=False)),
             "rerank": self._rerank,
-            "explain": self._explain,
+            "explain": partial(self._limited, explain=True),
         }
-
-    async def _embed(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
-        return await self._limited(caller, http_request, explain=False)
-
-    async def _explain(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
-        return await self._limited(caller, http_request, explain=True)
 
     async def _limited(self, caller: Grant, http_request: HttpRequest, explain: bool) -> HttpAnswer:
         limits = self._router.service.args.limits
@@ -208,29 +202,35 @@ class Inference:
 
     async def _request(
         self, caller: Grant, http_request: HttpRequest, client: str, explain: bool
-    ) -> tuple[EmbeddingsRequest, Incoming]:
+    ) -> Read:
         """Read the request, and how its answer is written."""
         service = self._router.service
+        body, headers = await self._body(http_request, client), http_request.headers
+        given = tuple([(name, headers[name]) for name in SETTING_HEADERS if name in headers])
+        sent = Sent(body, http_request.path, http_request.address, given, caller.name)
+        read = self._known.find(sent, caller, service.catalogue)
+        if read is not None:
+            http_request.ignored = read.incoming.given.ignored
+            return read
         limits = service.args.limits
-        body = await self._body(http_request, client)
         context = Context(
             service.catalogue,
-            http_request.headers,
+            dict(given),
             limits,
             http_request.address,
             caller.defaults,
             caller.default_priority,
             caller.check_space,
         )
-        ignore = caller.ignores(limits)
         (route, *_) = TABLE.find(http_request.path)
-        name = route.parameter(http_request.path)
+        form, name = FORMS.get(route.handler, OPENAI), route.parameter(http_request.path)
         try:
-            incoming = FORMS.get(route.handler, OPENAI).read(body, limits, ignore, name)
+            incoming = form.read(body, limits, caller.ignores(limits), name)
         except UnknownField as error:
             name_rankings(error, explain)
             raise
         http_request.ignored = incoming.given.ignored
-        request = settled(incoming.given, context)
-        caller.check(request)
-        return request, incoming
+        read = Read(settled(incoming.given, context), incoming)
+        caller.check(read.request)
+        self._known.keep(sent, caller, read)
+        return read

@@ -1,7 +1,5 @@
 """Bytes of finished answers that their clients have not read yet."""
 
-from collections import Counter
-
 from router.config import Limits
 from router.errors import RateLimitExceeded, RequestTooLarge
 
@@ -19,17 +17,18 @@ class Held:
 
     def release(self) -> None:
         """Stop counting an answer that was read or abandoned; safe to call twice."""
-        self._outgoing.bytes_of[self._client] -= self._size
-        if self._outgoing.bytes_of[self._client] <= 0:
-            del self._outgoing.bytes_of[self._client]
-        self._size = 0
+        bytes_of, size, self._size = self._outgoing.bytes_of, self._size, 0
+        if (left := bytes_of.get(self._client, 0) - size) > 0:
+            bytes_of[self._client] = left
+        else:
+            bytes_of.pop(self._client, None)
 
 
 class Outgoing:
     """The answers that one router is sending."""
 
     def __init__(self) -> None:
-        self.bytes_of: Counter[str] = Counter()  # by client
+        self.bytes_of: dict[str, int] = {}  # by client
 
     def hold(self, client: str, size: int, limits: Limits) -> Held:
         """Count an answer of about `size` bytes before it is made; raises RateLimitExceeded.
@@ -37,7 +36,7 @@ class Outgoing:
         One client can have half of the limit.
         """
         self._check(client, size, limits)
-        self.bytes_of[client] += size
+        self.bytes_of[client] = self.bytes_of.get(client, 0) + size
         return Held(self, client, size, limits.send_timeout_s)
 
     def check(self, client: str, size: int, limits: Limits) -> None:
@@ -51,9 +50,9 @@ class Outgoing:
 
     def _check(self, client: str, size: int, limits: Limits) -> None:
         if size > SMALL_BYTES:
-            most, own = limits.max_answer_bytes, self.bytes_of[client]
+            most, own = limits.max_answer_bytes, self.bytes_of.get(client, 0)
             limit = "{} bytes of answers that are not read yet (limits.max_answer_bytes)"
-            if (total := self.bytes_of.total()) and total + size > most:
+            if (total := sum(self.bytes_of.values())) and total + size > most:
                 raise RateLimitExceeded(limit.format(most), BUSY_RETRY_S, "this router")
             if own and own + size > most // 2:
                 raise RateLimitExceeded(limit.format(most // 2), BUSY_RETRY_S, "this client")

@@ -38,13 +38,13 @@ def embeddings(
     """Vectors in the form of the request's API, and the headers that all forms have."""
     decision, space, recall = answer.decision, answer.space, answer.expected_recall
     over = answer.encoder.adapter
-    model = decision.model or space.model
+    model, named = decision.model or space.model, str(space)
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
     routing = Routing(
         model=model,
         tier=catalogue.tier_of(model),
         reason=decision.label,
-        space=str(space),
+        space=named,
         language=answer.features.language,
         tokens=answer.prompt_tokens,
         predicted_ms=predicted_ms,
@@ -72,7 +72,7 @@ def embeddings(
         body,
         headers={
             "x-embedding-model": model,
-            "x-embedding-space": str(space),
+            "x-embedding-space": named,
             "x-routing-reason": decision.label,
             "x-predicted-ms": f"{predicted_ms:g}",
             "x-queue-ms": f"{answer.queue_s * 1000:.2f}",

@@ -97,7 +97,7 @@ class Gatherer:
     def _known(self, entries: Sequence[CachedVector | None]) -> Rows:
         """The rows of texts that are all in the cache."""
         vectors = np.empty((len(entries), self._dispatcher.dimensions), np.float32)
-        tokens = list[int]()
+        tokens: list[int] = []
         for place, entry in enumerate(entries):
             assert entry is not None, "the caller has looked"
             vectors[place] = entry.vector

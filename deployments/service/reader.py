@@ -32,6 +32,11 @@ class Read(NamedTuple):
     features: Features
 
 
+def is_short(texts: Sequence[str], instruction: str | None) -> bool:
+    """Whether what is read from these texts is kept."""
+    return len(texts) == 1 and len(texts[0]) + len(instruction or "") <= KNOWN_CHARACTERS
+
+
 class Reader:
     """Reads texts; create a new reader to change its settings."""
 
@@ -82,7 +87,7 @@ class Reader:
         """Read texts for `models`. Raises InvalidValue for an unknown `language`, and ValueError
         naming a text that is not valid Unicode.
         """
-        if len(texts) == 1 and len(texts[0]) + len(instruction or "") <= KNOWN_CHARACTERS:
+        if is_short(texts, instruction):
             return self.known(texts[0], side, instruction, language, models, scope)
         return await self._read(texts, side, instruction, language, models, scope, client)
 

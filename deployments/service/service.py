@@ -305,7 +305,8 @@ class Service:
     ) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
         model = self.runner.begin(plan, caller.permitted)
-        prepared, truncated = plan.prepared[model], list[int]()
+        prepared = plan.prepared[model]
+        truncated: list[int] = []
         if caller.room is not None:
             caller.room(len(prepared.counts), plan.choice.encoders[model].space.dimensions)
         if request.truncate in ("end", "start"):

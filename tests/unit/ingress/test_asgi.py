@@ -136,3 +136,18 @@ async def test_an_error_of_the_work_is_its_own() -> None:
 
     with pytest.raises(KeyError):
         await asgi.attended(failing(), FAR_S, Client().receive)
+
+
+async def test_work_that_is_cancelled_can_wait_for_its_own_end() -> None:
+    ended = []
+
+    async def work() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0)
+            ended.append("cleaned up")
+
+    with pytest.raises(TimeoutError):
+        await asgi.attended(work(), 0.01, Client().receive)
+    assert ended == ["cleaned up"]

@@ -1,0 +1,65 @@
+"""Requests that were read before, by their bytes.
+
+A search that is repeated has the same body and headers. With the same config and permissions they
+mean the same, so they are not parsed and merged again.
+"""
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from router.keys import Grant
+from router.names import PathPrefix
+from router.schema import EmbeddingsRequest
+from router.shapes.form import Incoming
+from router.spaces import Catalogue
+
+KNOWN_REQUESTS = 4096  # of about 4 kB each at most
+KNOWN_BYTES = 1024  # of a body
+
+
+class Sent(NamedTuple):
+    """All that the meaning of a request depends on, besides the config."""
+
+    body: bytes
+    path: str
+    address: PathPrefix | None
+    headers: tuple[tuple[str, str], ...]  # those that are settings
+    key: str  # its name
+
+
+class Read(NamedTuple):
+    """A request with its settings, and how its answer is written."""
+
+    request: EmbeddingsRequest
+    incoming: Incoming
+
+
+class KnownRequests:
+    """The last short requests of one router. Those that were refused are read again."""
+
+    def __init__(self, most: int = KNOWN_REQUESTS) -> None:
+        self._most = most
+        self._catalogue: Catalogue | None = None
+        self._known: OrderedDict[Sent, tuple[Grant, Read]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, sent: Sent, grant: Grant, catalogue: Catalogue) -> Read | None:
+        """What was read from `sent` with this grant and catalogue; a reload replaces both."""
+        if catalogue is not self._catalogue:
+            self._known.clear()
+            self._catalogue = catalogue
+        # the hash of a long body takes as long as reading it
+        found = self._known.get(sent) if len(sent.body) <= KNOWN_BYTES else None
+        if found is None or found[0] is not grant:
+            return None
+        self._known.move_to_end(sent)
+        return found[1]
+
+    def keep(self, sent: Sent, grant: Grant, read: Read) -> None:
+        """Keep a request that was read after `find`, in place of the oldest."""
+        if len(sent.body) <= KNOWN_BYTES:
+            self._known[sent] = grant, read
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
