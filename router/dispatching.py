@@ -227,9 +227,10 @@ class DispatcherState(Sending[C, R]):
                 continue
             if fault is None and chunk.suspect not in (None, reply.replica):
                 self._replicas.blame(chunk.suspect, now)
-            chunk.done = True
+            # a call and its chunks would otherwise keep each other, and their vectors, in memory
+            chunk.done, chunk.call = True, None
             waited_s = call.sent_s - chunk.queued_s + reply.queue_s
-            self._out.append(CompleteChunk(chunk, reply, start, stop, waited_s))
+            self._out.append(CompleteChunk(chunk, call, reply, start, stop, waited_s))
 
     def _retry(
         self,

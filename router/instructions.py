@@ -66,9 +66,10 @@ class CancelCall(Generic[C]):
 
 @dataclass(slots=True, eq=False)
 class CompleteChunk(Generic[C, R]):
-    """Answer the chunk with these rows of the reply."""
+    """Answer the chunk with these rows of the reply to a call."""
 
     chunk: C
+    call: CallInFlight[C]
     reply: R
     start: int
     stop: int

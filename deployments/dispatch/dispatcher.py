@@ -209,11 +209,11 @@ class ModelDispatcher:
         failed = {row - start: why for row, why in reply.failed.items() if start <= row < stop}
         vectors, tokens = reply.vectors[start:stop], reply.tokens[start:stop]
         rows = Rows(vectors, tokens, failed, one.waited_s, reply.inference_s)
-        if reply.stamps and (call := one.chunk.call) is not None:
+        if reply.stamps:
             behind_s = time.time() - self.clock()
             of_replica = (at_s - behind_s for at_s in reply.stamps)
-            stamps = (one.chunk.queued_s, call.sent_s, *of_replica)
-            rows = rows._replace(stamps=stamps, call_texts=call.texts)
+            stamps = (one.chunk.queued_s, one.call.sent_s, *of_replica)
+            rows = rows._replace(stamps=stamps, call_texts=one.call.texts)
         future.set_result(rows)
 
     def _launch(self, call: ChunkCall) -> None:

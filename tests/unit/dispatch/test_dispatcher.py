@@ -3,6 +3,7 @@ who is touched by a failure. What depends on time alone is in tests/unit/router/
 """
 
 import asyncio
+import gc
 import math
 import random
 import weakref
@@ -527,6 +528,24 @@ async def test_texts_whose_callers_left_are_not_kept_while_no_replica_is_ready(
     await settle()
     await bench.transport.answer_all()
     assert firsts([await live, await last.future]) == [0, 3]
+
+
+async def test_an_answered_call_and_its_texts_leave_memory_without_the_garbage_collector(
+    bench: Bench,
+) -> None:
+    ids = np.full(10, 1, np.int32)
+    kept = weakref.ref(ids)
+    (chunk,) = bench.dispatcher.submit([ids], None, [10], "document", None)
+    await bench.transport.answer_all()
+    await chunk.future
+    bench.transport.sent.clear()
+    await settle()
+    gc.disable()
+    try:
+        del ids, chunk
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_neighbour_s_texts_are_sent_although_another_caller_left_first(
