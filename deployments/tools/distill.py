@@ -55,6 +55,19 @@ _SENTENCE_ENDS = re.compile(
 )
 
 
+class Progress:
+    """Follows training; this one shows nothing."""
+
+    def expect(self, texts: int) -> None:
+        """Train on so many texts, those of every epoch counted."""
+
+    def done(self, texts: int) -> None:
+        """Count texts that were trained on."""
+
+
+SILENT = Progress()
+
+
 class Start(NamedTuple):
     """What a student starts from: the tokens, and the network of the general stage."""
 
@@ -109,7 +122,7 @@ async def general_start(
     words: Words,
     texts: Sequence[str],
     licences: Sequence[str],
-    done: Callable[[int], object],
+    progress: Progress = SILENT,
 ) -> Start:
     """Train on general texts, with rows that start from single tokens."""
     from deployments.tools.student_training import general_recipe
@@ -119,7 +132,9 @@ async def general_start(
     network, bags = await _rows(teacher, words, made, tokens, texts)
     targets = await teacher.queries(texts)
     network.solve_head(bags, targets)
-    network.train_on(bags, targets, general_recipe(len(texts)), done)
+    recipe = general_recipe(len(texts))
+    progress.expect(recipe.epochs * len(texts))
+    network.train_on(bags, targets, recipe, progress.done)
     return Start(made, network, len(texts), Counter(licences), True)
 
 
@@ -176,7 +191,7 @@ async def distil_own(
     start: Start | None,
     words: Words,
     epochs: int | None,
-    done: Callable[[int], object],
+    progress: Progress = SILENT,
 ) -> Distilled:
     """Fit a student to a collection and judge it on that; without `start`, from single tokens.
 
@@ -200,8 +215,9 @@ async def distil_own(
 
     async def fitted_on(rows: Rows) -> Student:
         if start is None or recipe.epochs:
+            some = [texts[row] for row in rows]
             network, made = await _fitted(
-                teacher, start, words, [texts[row] for row in rows], targets[rows], recipe, done
+                teacher, start, words, some, targets[rows], recipe, progress.done
             )
         else:
             network, made = start.network, start.tokenizer
@@ -213,24 +229,22 @@ async def distil_own(
             len(rows) if recipe.epochs else 0,
         )
 
+    split = folds_of(given, relevant) if recipe.epochs else []
+    keeps = [not_in(own, given.documents, left_out(relevant, rows)) for rows in split]
+    if not all(map(len, keeps)):
+        raise AlignError("a fold leaves no text to fit on; give more documents")
+    progress.expect(recipe.epochs * (len(own) + sum(map(len, keeps))))
     began = time.process_time()
     whole = await fitted_on(np.arange(len(own)))
     training_s = time.process_time() - began
     in_fit = nearest(whole.encode(queries), documents)
-    unseen, shared = in_fit.copy(), np.empty(0)
-    if recipe.epochs:
-        parts = []
-        split = folds_of(given, relevant)
-        for rows in split:
-            out = left_out(relevant, rows)
-            keep = not_in(own, given.documents, out)
-            if not len(keep):
-                raise AlignError("a fold leaves no text to fit on; give more documents")
-            student = await fitted_on(keep)
-            unseen[rows] = nearest(student.encode([queries[row] for row in rows]), documents)
-            rest = np.setdiff1d(np.arange(len(own)), keep)[: OVERLAP_SENTENCES // len(split)]
-            parts.append(_overlaps(student, texts, targets, rest, documents))
-        shared = np.concatenate(parts)
+    unseen, parts = in_fit.copy(), [np.empty(0)]
+    for rows, keep in zip(split, keeps, strict=True):
+        student = await fitted_on(keep)
+        unseen[rows] = nearest(student.encode([queries[row] for row in rows]), documents)
+        rest = np.setdiff1d(np.arange(len(own)), keep)[: OVERLAP_SENTENCES // len(split)]
+        parts.append(_overlaps(student, texts, targets, rest, documents))
+    shared = np.concatenate(parts)
     if not len(shared):
         places = np.linspace(0, len(own) - 1, min(len(own), OVERLAP_SENTENCES), dtype=np.int64)
         shared = _overlaps(whole, texts, targets, np.unique(places), documents)
