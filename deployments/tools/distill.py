@@ -6,11 +6,13 @@ query side, because a student makes queries. The student is judged on queries th
 with their documents in the fit and, by folds, with these left out of it.
 """
 
+import hashlib
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -123,18 +125,29 @@ async def general_start(
     texts: Sequence[str],
     licences: Sequence[str],
     progress: Progress = SILENT,
+    work: Path | None = None,
 ) -> Start:
-    """Train on general texts, with rows that start from single tokens."""
-    from deployments.tools.student_training import general_recipe
+    """Train on general texts, with rows that start from single tokens.
 
-    tokens = words.tokens(texts)
+    The trained network is kept in `work`, the folder of one teacher.
+    """
+    from deployments.tools.student_training import Network, general_recipe
+
+    tokens, recipe = words.tokens(texts), general_recipe(len(texts))
     made = tokenizer(tokens)
-    network, bags = await _rows(teacher, words, made, tokens, texts)
-    targets = await teacher.queries(texts)
-    network.solve_head(bags, targets)
-    recipe = general_recipe(len(texts))
-    progress.expect(recipe.epochs * len(texts))
-    network.train_on(bags, targets, recipe, progress.done)
+    said = "\0".join([repr(recipe), str(teacher.space), *tokens, *texts])
+    digest = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    kept = None if work is None else work / f"general-{digest}.pt"
+    if kept is not None and kept.exists():
+        network = Network.load(kept)
+    else:
+        network, bags = await _rows(teacher, words, made, tokens, texts)
+        targets = await teacher.queries(texts)
+        network.solve_head(bags, targets)
+        progress.expect(recipe.epochs * len(texts))
+        network.train_on(bags, targets, recipe, progress.done)
+        if kept is not None:
+            network.save(kept)
     return Start(made, network, len(texts), Counter(licences), True)
 
 

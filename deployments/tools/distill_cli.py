@@ -135,7 +135,8 @@ def main(
     The student starts from the teacher's vectors of single words, learns general texts, then your
     documents and their sentences, and is judged on queries that it did not see: with their
     documents in the fit, and with these left out of it. Give --general or --from, --texts, or both.
-    Vectors are kept in FOLDER/work, so the same command goes on after an interruption.
+    Vectors and the general stage are kept in FOLDER/work, so the same command goes on after an
+    interruption.
     """
     check_origin(path, base_url)
     if not general and texts is None:
@@ -196,7 +197,7 @@ async def _distilled(
         # One folder for each state of the teacher's weights.
         work = job.output / "work" / digest[:12]
         embed = Remembering(VectorStore(origin.embed, work, TEXTS_A_FILE))
-        return await _stages(job, Teacher(embed, space, digest))
+        return await _stages(job, Teacher(embed, space, digest), work)
 
 
 def _check_source(source: Student, space: str, digest: str) -> None:
@@ -214,11 +215,11 @@ def _check_source(source: Student, space: str, digest: str) -> None:
         )
 
 
-async def _stages(job: Job, teacher: Teacher) -> Distilled:
+async def _stages(job: Job, teacher: Teacher, work: Path) -> Distilled:
     start: Start | None = None if job.source is None else start_of(job.source)
     if job.general is not None:
         with _Bar("training on general texts") as bar:
-            start = await general_start(teacher, job.words, *job.general, bar)
+            start = await general_start(teacher, job.words, *job.general, bar, work)
         general = await distil_general(teacher, start)
         job.output.mkdir(parents=True, exist_ok=True)
         students.save(general.student, job.output / "general.npz")

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from deployments.tools.distill import (
     sentences_of,
     start_of,
 )
+from deployments.tools.vector_store import Embed
+from router import student
 from router.arrays import Vectors
 from router.schema import Side
 from router.space import Space
@@ -149,6 +152,35 @@ async def test_the_whole_training_is_known_before_its_first_step() -> None:
     assert own.expected == [own.seen]
     assert alone.expected == [alone.seen] == [2 * own.seen]  # twice the epochs
     assert own.seen > 3 * len(DOCUMENTS)  # the folds too
+
+
+class Gone:
+    """A teacher that is no longer there."""
+
+    async def __call__(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
+        raise AssertionError(f"{len(texts)} texts were embedded again")
+
+
+@pytest.mark.models
+async def test_the_general_stage_is_not_done_twice(tmp_path: Path) -> None:
+    texts = [sentence(RNG) for _ in range(300)]
+
+    async def made(
+        embed: Embed, given: list[str], shown: Counted, work: Path = tmp_path
+    ) -> student.Student:
+        one = Teacher(embed, Space("large", SIZE), "digest")
+        start = await general_start(one, TOKENS, given, ["MIT"] * len(given), shown, work)
+        return (await distil_general(one, start)).student
+
+    first = await made(Meaning(), texts, Counted())
+    again = Counted()
+    assert (await made(Gone(), texts, again)).fingerprint == first.fingerprint
+    assert again.seen == 0
+    with pytest.raises(AssertionError, match="embedded again"):
+        await made(Gone(), texts[1:], again)
+    other = await made(Meaning(), texts, again, tmp_path / "other")
+    assert other.fingerprint == first.fingerprint
+    assert again.seen == 15 * 300
 
 
 async def test_without_general_texts_there_is_nothing_to_judge_as_it_is() -> None:
