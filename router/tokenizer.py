@@ -33,8 +33,8 @@ _QWEN_SPLIT = (
 )
 _FAST_CHARACTERS = 900_000  # tiktoken's expression engine panics on a run of a million spaces
 _WORDS = re.compile(r"[a-z0-9]+|[^a-z0-9 ]")
-_WORDS_CHARACTERS = 4_000  # the library reads a longer text without Python's lock
-_KNOWN_WORDS = 16_384
+_WORDS_CHARACTERS = 2_000  # the library reads a longer text without Python's lock
+_KNOWN_WORDS = 8_192
 _FEW_IDS = 48  # up to here Python counts them faster than NumPy
 _UNUSED = (
     "dropout",
