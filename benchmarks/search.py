@@ -42,6 +42,7 @@ from benchmarks.public_data import SETS, Judged, whole
 from benchmarks.search_stage import Stage, prepare
 from deployments.launch.serve_config import application
 from router.retrieval import TOP, ndcg, recall
+from router.space import Space
 
 LOADS = (0.3, 0.8, 1.2)
 FIXED = ("always best", "always best, reject", "always fast")
@@ -324,6 +325,9 @@ async def drive(
 )
 @click.option("--set", "names", multiple=True, type=click.Choice(list(SETS)), default=list(SETS))
 @click.option(
+    "--model", "models", multiple=True, help="Search with these of the config.  [default: all]"
+)
+@click.option(
     "--general",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="General student of the English set's best model, used as a start for its student.",
@@ -351,6 +355,7 @@ def main(
     folder: Path,
     keep: Path,
     names: Sequence[str],
+    models: Sequence[str],
     general: Path | None,
     min_recall: float,
     budget_ms: float | None,
@@ -364,13 +369,20 @@ def main(
 ) -> None:
     """Measure seven ways to answer the queries of an index."""
     args, _ = application(config)
+    if unknown := set(models) - set(args.deployed):
+        raise click.UsageError(f"{config} deploys no {', '.join(sorted(unknown))}")
+    spaces = [
+        Space(model, one.dimensions)
+        for model, one in args.deployed.items()
+        if not models or model in models
+    ]
     rng, rows, said = random.Random(seed), list[AtLoad](), list[str]()
     reached = list[tuple[Row, str]]()
     for name in names:
         language, read = SETS[name]
         judged = read(folder)
         start = general if language == "en" else None
-        stage = prepare(name, judged, config, args, keep / name, start, min_recall)
+        stage = prepare(name, judged, config, spaces, keep / name, start, min_recall)
         if only_prepare:
             continue
         collections = {named(name, policy): one for policy, one in stage.collections.items()}

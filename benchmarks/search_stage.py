@@ -7,6 +7,7 @@ set is in every fit, and the collections declare this (`documents: fixed`).
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,6 @@ import pyarrow.parquet as parquet
 from benchmarks.live import ROOT, router
 from benchmarks.public_data import Judged
 from router import adapters, measured, student
-from router.config import RouterArgs
 from router.space import Space
 
 LEAST_KEPT = 0.5  # of an encoder, `min_recall_each`
@@ -40,17 +40,16 @@ def prepare(
     name: str,
     judged: Judged,
     config: Path,
-    args: RouterArgs,
+    choice: Sequence[Space],
     folder: Path,
     general: Path | None,
     min_recall: float,
 ) -> Stage:
-    """Build the missing artefacts with one router."""
+    """Build the missing artefacts with one router; the first space is the fastest."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     texts, queries, qrels = _write(judged, folder)
-    spaces = [str(Space(model, one.dimensions)) for model, one in args.deployed.items()]
-    fast = Space.parse(spaces[0])
+    spaces, fast = [str(space) for space in choice], choice[0]
     given = ["--texts", texts, "--queries", queries, "--qrels", qrels]
     index, proof = folder / "index", folder / "index" / "proof.json"
     bridge, made = folder / "adapter.npz", folder / "student" / "student.npz"

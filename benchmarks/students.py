@@ -158,7 +158,7 @@ async def measure(
             kind: str, start: Start | None, count: int, epochs: int | None = None
         ) -> Student:
             given = some(data, count)
-            made = await distil_own(teacher, given, start, words, epochs, lambda texts: None)
+            made = await distil_own(teacher, given, start, words, epochs)
             found.extend(line(kind, count if epochs != 0 else 0, made, asked))
             return made.student
 
@@ -169,7 +169,7 @@ async def measure(
             began = time.process_time()
             texts = [str(one["text"]) for one in rows]
             await teacher.queries(texts)
-            start = await general_start(teacher, words, texts, licences, lambda texts: None)
+            start = await general_start(teacher, words, texts, licences)
             student = (await distil_general(teacher, start)).student
             click.echo(
                 f"general: {len(texts)} texts, {student.about.tokens} tokens, "

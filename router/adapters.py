@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from router.arrays import Vectors
+from router.files import replacing
 from router.proof import Proof
 from router.space import Space
 
@@ -113,7 +114,7 @@ def save(adapter: Adapter, path: Path) -> None:
         "proof": adapter.proof.as_json(),
     }
     text = json.dumps(about, sort_keys=True)
-    with path.open("wb") as file:  # numpy would append .npz to another name
+    with replacing(path) as file:
         np.savez_compressed(
             file,
             matrix=adapter.matrix,

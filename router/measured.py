@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from router.files import replacing
 from router.proof import Proof, RetainedQuality
 from router.space import Space
 
@@ -48,7 +49,8 @@ def save(measured: Measured, path: Path) -> None:
         "kept": {name: proof.as_json() for name, proof in measured.kept.items()},
         "fingerprints": dict(measured.fingerprints),
     }
-    path.write_text(json.dumps(said, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    with replacing(path) as file:
+        file.write(f"{json.dumps(said, indent=1, sort_keys=True)}\n".encode())
 
 
 def load(path: Path) -> Measured:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from router.arrays import Vectors
+from router.files import replacing
 from router.model_config import MOST_TOKENS
 from router.proof import Proof
 from router.space import Space
@@ -130,7 +131,7 @@ def save(student: Student, path: Path) -> None:
         "overlap": about.overlap,
         "proof": None if about.proof is None else about.proof.as_json(),
     }
-    with path.open("wb") as file:  # numpy would append .npz to another name
+    with replacing(path) as file:
         np.savez_compressed(
             file,
             rows=student.rows,

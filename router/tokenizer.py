@@ -12,7 +12,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from unicodedata import is_normalized
@@ -30,6 +32,9 @@ _QWEN_SPLIT = (
     r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _FAST_CHARACTERS = 900_000  # tiktoken's expression engine panics on a run of a million spaces
+_WORDS = re.compile(r"[a-z0-9]+|[^a-z0-9 ]")
+_WORDS_CHARACTERS = 2_000  # the library reads a longer text without Python's lock
+_KNOWN_WORDS = 8_192
 _FEW_IDS = 48  # up to here Python counts them faster than NumPy
 _UNUSED = (
     "dropout",
@@ -126,7 +131,8 @@ def of_library(inner: tokenizers.Tokenizer, key: str, special_tokens: bool) -> "
     parts = json.loads(inner.to_str())
     if (ranks := _ranks(inner, parts)) is not None:
         return FastTokenizer(inner, parts, key, special_tokens, ranks)
-    return _FileTokenizer(inner, parts, key, special_tokens)
+    kind = WordTokenizer if _reads_words(parts) else _FileTokenizer
+    return kind(inner, parts, key, special_tokens)
 
 
 class _FileTokenizer:
@@ -200,11 +206,7 @@ class FastTokenizer(_FileTokenizer):
             key, pat_str=_QWEN_SPLIT, mergeable_ranks=ranks, special_tokens={}
         )
         self._normalise: Callable[[str], str] = inner.normalizer.normalize_str
-        whole, bare = (
-            inner.encode("a", add_special_tokens=special).ids for special in (special_tokens, False)
-        )
-        start = whole.index(bare[0])
-        self._before, self._behind = whole[:start], whole[start + 1 :]
+        self._before, self._behind = _around(inner, special_tokens)
 
     def __call__(self, texts: Sequence[str], input_type: str) -> TokenisedTexts:
         refuse_surrogates(texts)
@@ -219,6 +221,31 @@ class FastTokenizer(_FileTokenizer):
         return np.array(
             [*self._before, *self._encoding.encode_ordinary(text), *self._behind], np.int32
         )
+
+
+class WordTokenizer(_FileTokenizer):
+    """BERT's WordPiece. It reads a printable ASCII text word by word, whatever stands around them,
+    so the ids of each word are remembered.
+    """
+
+    def __init__(
+        self, inner: tokenizers.Tokenizer, parts: dict[str, Any], key: str, special_tokens: bool
+    ) -> None:
+        super().__init__(inner, parts, key, special_tokens)
+        self._before, self._behind = _around(inner, special_tokens)
+        tokenise = inner.model.tokenize
+        self._word = lru_cache(_KNOWN_WORDS)(lambda word: [part.id for part in tokenise(word)])
+
+    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+        if len(texts) != 1 or not self._is_plain(texts[0]):
+            return super().__call__(texts, input_type)
+        words = map(self._word, _WORDS.findall(texts[0].lower()))
+        ids = np.array([*self._before, *chain.from_iterable(words), *self._behind], np.int32)
+        return Tokens([ids], [len(ids)])
+
+    def _is_plain(self, text: str) -> bool:
+        short = len(text) <= _WORDS_CHARACTERS
+        return short and text.isascii() and text.isprintable() and not self._has_added(text)
 
 
 class _Counter:
@@ -331,6 +358,27 @@ def _contains_any(tokens: Sequence[str]) -> Callable[[str], bool]:
         return False
 
     return contains
+
+
+def _around(inner: tokenizers.Tokenizer, special_tokens: bool) -> tuple[list[int], list[int]]:
+    """The special tokens before a text and after it."""
+    whole, bare = (
+        inner.encode("a", add_special_tokens=special).ids for special in (special_tokens, False)
+    )
+    start = whole.index(bare[0])
+    return whole[:start], whole[start + len(bare) :]
+
+
+def _reads_words(parts: dict[str, Any]) -> bool:
+    """Whether a tokenizer reads lower-cased words as BERT's does."""
+    normalizer = parts["normalizer"] or {}
+    return (
+        parts["model"]["type"] == "WordPiece"
+        and normalizer.get("type") == "BertNormalizer"
+        and normalizer["lowercase"]
+        and (parts["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
+        and not any(token["normalized"] for token in parts["added_tokens"])
+    )
 
 
 def _ranks(inner: tokenizers.Tokenizer, parts: dict[str, Any]) -> dict[bytes, int] | None:

@@ -6,11 +6,13 @@ query side, because a student makes queries. The student is judged on queries th
 with their documents in the fit and, by folds, with these left out of it.
 """
 
+import hashlib
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -53,6 +55,19 @@ _SENTENCE_ENDS = re.compile(
     r"|(?<=[a-z0-9)\]%][.!?])(?=[A-Z][a-z ])"  # lines that were joined without a space
     r"|(?<=[。！？])"
 )
+
+
+class Progress:
+    """Follows training; this one shows nothing."""
+
+    def expect(self, texts: int) -> None:
+        """Train on so many texts, those of every epoch counted."""
+
+    def done(self, texts: int) -> None:
+        """Count texts that were trained on."""
+
+
+SILENT = Progress()
 
 
 class Start(NamedTuple):
@@ -109,17 +124,30 @@ async def general_start(
     words: Words,
     texts: Sequence[str],
     licences: Sequence[str],
-    done: Callable[[int], object],
+    progress: Progress = SILENT,
+    work: Path | None = None,
 ) -> Start:
-    """Train on general texts, with rows that start from single tokens."""
-    from deployments.tools.student_training import general_recipe
+    """Train on general texts, with rows that start from single tokens.
 
-    tokens = words.tokens(texts)
+    The trained network is kept in `work`, the folder of one teacher.
+    """
+    from deployments.tools.student_training import Network, general_recipe
+
+    tokens, recipe = words.tokens(texts), general_recipe(len(texts))
     made = tokenizer(tokens)
-    network, bags = await _rows(teacher, words, made, tokens, texts)
-    targets = await teacher.queries(texts)
-    network.solve_head(bags, targets)
-    network.train_on(bags, targets, general_recipe(len(texts)), done)
+    said = "\0".join([repr(recipe), str(teacher.space), *tokens, *texts])
+    digest = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    kept = None if work is None else work / f"general-{digest}.pt"
+    if kept is not None and kept.exists():
+        network = Network.load(kept)
+    else:
+        network, bags = await _rows(teacher, words, made, tokens, texts)
+        targets = await teacher.queries(texts)
+        network.solve_head(bags, targets)
+        progress.expect(recipe.epochs * len(texts))
+        network.train_on(bags, targets, recipe, progress.done)
+        if kept is not None:
+            network.save(kept)
     return Start(made, network, len(texts), Counter(licences), True)
 
 
@@ -176,7 +204,7 @@ async def distil_own(
     start: Start | None,
     words: Words,
     epochs: int | None,
-    done: Callable[[int], object],
+    progress: Progress = SILENT,
 ) -> Distilled:
     """Fit a student to a collection and judge it on that; without `start`, from single tokens.
 
@@ -200,8 +228,9 @@ async def distil_own(
 
     async def fitted_on(rows: Rows) -> Student:
         if start is None or recipe.epochs:
+            some = [texts[row] for row in rows]
             network, made = await _fitted(
-                teacher, start, words, [texts[row] for row in rows], targets[rows], recipe, done
+                teacher, start, words, some, targets[rows], recipe, progress.done
             )
         else:
             network, made = start.network, start.tokenizer
@@ -213,24 +242,22 @@ async def distil_own(
             len(rows) if recipe.epochs else 0,
         )
 
+    split = folds_of(given, relevant) if recipe.epochs else []
+    keeps = [not_in(own, given.documents, left_out(relevant, rows)) for rows in split]
+    if not all(map(len, keeps)):
+        raise AlignError("a fold leaves no text to fit on; give more documents")
+    progress.expect(recipe.epochs * (len(own) + sum(map(len, keeps))))
     began = time.process_time()
     whole = await fitted_on(np.arange(len(own)))
     training_s = time.process_time() - began
     in_fit = nearest(whole.encode(queries), documents)
-    unseen, shared = in_fit.copy(), np.empty(0)
-    if recipe.epochs:
-        parts = []
-        split = folds_of(given, relevant)
-        for rows in split:
-            out = left_out(relevant, rows)
-            keep = not_in(own, given.documents, out)
-            if not len(keep):
-                raise AlignError("a fold leaves no text to fit on; give more documents")
-            student = await fitted_on(keep)
-            unseen[rows] = nearest(student.encode([queries[row] for row in rows]), documents)
-            rest = np.setdiff1d(np.arange(len(own)), keep)[: OVERLAP_SENTENCES // len(split)]
-            parts.append(_overlaps(student, texts, targets, rest, documents))
-        shared = np.concatenate(parts)
+    unseen, parts = in_fit.copy(), [np.empty(0)]
+    for rows, keep in zip(split, keeps, strict=True):
+        student = await fitted_on(keep)
+        unseen[rows] = nearest(student.encode([queries[row] for row in rows]), documents)
+        rest = np.setdiff1d(np.arange(len(own)), keep)[: OVERLAP_SENTENCES // len(split)]
+        parts.append(_overlaps(student, texts, targets, rest, documents))
+    shared = np.concatenate(parts)
     if not len(shared):
         places = np.linspace(0, len(own) - 1, min(len(own), OVERLAP_SENTENCES), dtype=np.int64)
         shared = _overlaps(whole, texts, targets, np.unique(places), documents)

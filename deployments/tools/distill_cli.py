@@ -1,8 +1,8 @@
 """`embedding-router distill`: distil a student of a model and measure a search with it."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from deployments.tools.corpus import CorpusError, read_judgements, read_rows, re
 from deployments.tools.distill import (
     MOST_WORDS,
     Distilled,
+    Progress,
     Start,
     Teacher,
     Words,
@@ -134,7 +135,8 @@ def main(
     The student starts from the teacher's vectors of single words, learns general texts, then your
     documents and their sentences, and is judged on queries that it did not see: with their
     documents in the fit, and with these left out of it. Give --general or --from, --texts, or both.
-    Vectors are kept in FOLDER/work, so the same command goes on after an interruption.
+    Vectors and the general stage are kept in FOLDER/work, so the same command goes on after an
+    interruption.
     """
     check_origin(path, base_url)
     if not general and texts is None:
@@ -195,7 +197,7 @@ async def _distilled(
         # One folder for each state of the teacher's weights.
         work = job.output / "work" / digest[:12]
         embed = Remembering(VectorStore(origin.embed, work, TEXTS_A_FILE))
-        return await _stages(job, Teacher(embed, space, digest))
+        return await _stages(job, Teacher(embed, space, digest), work)
 
 
 def _check_source(source: Student, space: str, digest: str) -> None:
@@ -213,36 +215,37 @@ def _check_source(source: Student, space: str, digest: str) -> None:
         )
 
 
-async def _stages(job: DistillTask, teacher: Teacher) -> Distilled:
+async def _stages(job: DistillTask, teacher: Teacher, work: Path) -> Distilled:
     start: Start | None = None if job.source is None else start_of(job.source)
     if job.general is not None:
-        with _training("general texts", len(job.general.texts)) as done:
-            start = await general_start(teacher, job.words, *job.general, done)
+        with _Bar("training on general texts") as bar:
+            start = await general_start(teacher, job.words, *job.general, bar, work)
         general = await distil_general(teacher, start)
         job.output.mkdir(parents=True, exist_ok=True)
         students.save(general.student, job.output / "general.npz")
     if job.given is None:
         assert start is not None
         return await distil_general(teacher, start)
-    with _training("your texts", 0) as done:
-        return await distil_own(teacher, job.given, start, job.words, job.epochs, done)
+    with _Bar("training on your texts") as bar:
+        return await distil_own(teacher, job.given, start, job.words, job.epochs, bar)
 
 
-@contextmanager
-def _training(what: str, texts: int) -> Iterator[Callable[[int], object]]:
-    """Show a progress bar for training, from its first step on."""
-    bars: list[tqdm[None]] = []
+class _Bar(ExitStack, Progress):
+    """A progress bar, from the first step of a training on."""
 
-    def done(count: int) -> None:
-        if not bars:
-            bars.append(progress.bar(total=texts or None, unit="text", desc=f"training on {what}"))
-        bars[0].update(count)
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self._what, self._texts = what, 0
+        self._bar: tqdm[None] | None = None
 
-    try:
-        yield done
-    finally:
-        for bar in bars:
-            bar.close()
+    def expect(self, texts: int) -> None:
+        self._texts = texts
+
+    def done(self, texts: int) -> None:
+        if self._bar is None:
+            made = progress.bar(total=self._texts, unit="text", desc=self._what)
+            self._bar = self.enter_context(made)
+        self._bar.update(texts)
 
 
 def _write(job: DistillTask, made: Distilled, as_json: bool) -> None:

@@ -6,6 +6,7 @@ a linear head; the loss is one minus the cosine with the teacher's vector.
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from router.arrays import Vectors
+from router.files import replacing
 from router.model_config import MOST_TOKENS
 from router.student import UNKNOWN, About, Student, quantised
 
@@ -110,6 +112,20 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is not typed here
         rows = student.rows.astype(np.float32) * student.scales[:, None]
         rows *= SPREAD / max(float(rows.std()), 1e-12)
         return cls(rows, np.log(np.maximum(student.weights, 1e-6)))
+
+    @classmethod
+    def load(cls, path: Path) -> "Network":
+        """Read what `save` wrote."""
+        state = torch.load(path, weights_only=True)
+        made = cls(state["table"].numpy(), state["log_weights"].numpy())
+        made.load_state_dict(state)
+        return made
+
+    def save(self, path: Path) -> None:
+        """Write the network as it is, in its full precision."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            torch.save(self.state_dict(), file)
 
     def copy(self) -> "Network":
         """Return another network with the same values."""

@@ -1,13 +1,13 @@
 """Vectors of a long job, kept in a folder so that an interrupted job can continue."""
 
 import hashlib
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from router.arrays import Vectors
+from router.files import replacing
 from router.schema import Side
 
 # model, texts, side -> vectors of the model's own size
@@ -47,9 +47,7 @@ class VectorStore:
             return known
         made = (await self._embed(model, texts, side)).astype(np.float16)  # as it is read back
         self._folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        with part.open("wb") as opened:
+        with replacing(file) as opened:
             np.save(opened, made)
-        os.replace(part, file)
         rounded: Vectors = made.astype(np.float32)
         return rounded

@@ -1,6 +1,9 @@
 """`distill` from a config, through a running router, and from a plain server of embeddings."""
 
+import io
 import json
+import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,6 +134,33 @@ def test_an_interrupted_command_embeds_nothing_twice(project: Project) -> None:
     assert sorted(work.iterdir()) == kept
     assert student.load(file).fingerprint == made.fingerprint
     assert student.load(file).about == made.about
+
+
+class Terminal(io.StringIO):
+    """A stream that draws what it is given."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_each_training_from_nothing_to_all_with_the_time_left(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.args["models"]["plain"]["matryoshka"] = [128, 256]
+    project.write()
+    texts = ["--general", project.path("texts.jsonl"), "--texts", project.path("texts.jsonl")]
+    given = ["--config", project.path("config.yaml"), "--json"]
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    main(["distill", *arguments(project, *texts, *given)], standalone_mode=False)
+    lines = re.split(r"[\r\n]", shown.getvalue())
+    for what in ("general texts", "your texts"):
+        drawn = [line for line in lines if line.startswith(f"training on {what}: ")]
+        steps = [re.search(r" (\d+)/(\d+) \[\S+<\S+,", line) for line in drawn]
+        assert all(steps), drawn
+        done, totals = ([int(step[place]) for step in steps if step] for place in (1, 2))
+        assert (len(set(totals)), done[0], done[-1]) == (1, 0, totals[0])
+        assert done == sorted(done)
 
 
 def test_a_general_student_of_any_server_is_gone_on_from(project: Project) -> None:

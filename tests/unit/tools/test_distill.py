@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from deployments.tools.align import AlignError, Material
 from deployments.tools.corpus import Text
 from deployments.tools.distill import (
+    Progress,
     Teacher,
     Words,
     distil_general,
@@ -14,6 +16,8 @@ from deployments.tools.distill import (
     sentences_of,
     start_of,
 )
+from deployments.tools.vector_store import Embed
+from router import student
 from router.arrays import Vectors
 from router.schema import Side
 from router.space import Space
@@ -57,13 +61,9 @@ def teacher(embed: Meaning | None = None) -> Teacher:
     return Teacher(embed or Meaning(), Space("large", SIZE), "digest")
 
 
-def nothing(texts: int) -> None:
-    """Progress that is not shown."""
-
-
 @pytest.mark.models
 async def test_a_student_learns_from_vectors_alone_and_is_judged_twice() -> None:
-    made = (await distil_own(teacher(), GIVEN, None, TOKENS, None, nothing)).student
+    made = (await distil_own(teacher(), GIVEN, None, TOKENS, None)).student
     proof = made.about.proof
     assert proof is not None
     assert proof.fitted.recall > 0.9
@@ -78,7 +78,7 @@ async def test_a_student_learns_from_vectors_alone_and_is_judged_twice() -> None
 @pytest.mark.models
 async def test_the_teacher_is_never_shown_the_queries_before_the_student_is_made() -> None:
     embed = Meaning()
-    await distil_own(teacher(embed), GIVEN, None, TOKENS, None, nothing)
+    await distil_own(teacher(embed), GIVEN, None, TOKENS, None)
     trained = {text for text, side in embed.seen if side == "query"} - {q.text for q in QUERIES}
     assert trained == {document.text for document in DOCUMENTS} | set(WORDS)
 
@@ -88,7 +88,7 @@ async def test_words_of_documents_left_out_are_not_in_the_vocabulary_of_their_ju
     secret = [Text(str(row), f"secret{row} secret{row} dal") for row in range(200)]
     queries = [Text(f"q{row}", f"secret{row * 4}") for row in range(50)]
     given = Material(secret, secret, queries, JUDGED)
-    proof = (await distil_own(teacher(), given, None, TOKENS, None, nothing)).student.about.proof
+    proof = (await distil_own(teacher(), given, None, TOKENS, None)).student.about.proof
     assert proof is not None
     assert proof.fitted.recall > 0.9
     assert proof.unseen.recall < 0.2
@@ -97,11 +97,11 @@ async def test_words_of_documents_left_out_are_not_in_the_vocabulary_of_their_ju
 @pytest.mark.models
 async def test_a_general_student_is_judged_without_being_fitted() -> None:
     texts = [sentence(RNG) for _ in range(1500)]
-    start = await general_start(teacher(), TOKENS, texts, ["MIT"] * 1500, nothing)
+    start = await general_start(teacher(), TOKENS, texts, ["MIT"] * 1500)
     general = (await distil_general(teacher(), start)).student
     assert general.about.proof is None
     assert (general.about.general_texts, general.about.licences) == (1500, {"MIT": 1500})
-    judged = (await distil_own(teacher(), GIVEN, start_of(general), Words([]), 0, nothing)).student
+    judged = (await distil_own(teacher(), GIVEN, start_of(general), Words([]), 0)).student
     proof = judged.about.proof
     assert proof is not None
     assert proof.fitted == proof.unseen
@@ -115,18 +115,77 @@ async def test_a_general_student_is_judged_without_being_fitted() -> None:
 @pytest.mark.models
 async def test_a_student_that_exists_is_gone_on_from() -> None:
     texts = [sentence(RNG) for _ in range(300)]
-    general = await general_start(teacher(), TOKENS, texts, ["MIT"] * 300, nothing)
+    general = await general_start(teacher(), TOKENS, texts, ["MIT"] * 300)
     first = (await distil_general(teacher(), general)).student
-    own = (await distil_own(teacher(), GIVEN, start_of(first), Words([]), 3, nothing)).student
+    own = (await distil_own(teacher(), GIVEN, start_of(first), Words([]), 3)).student
     assert own.about.general_texts == 300
     assert own.about.own_texts == 200
     assert own.tokenizer.get_vocab_size() == first.tokenizer.get_vocab_size()
     assert own.fingerprint != first.fingerprint
 
 
+class Counted(Progress):
+    """What was to be trained on, and what was."""
+
+    def __init__(self) -> None:
+        self.expected, self.seen = list[int](), 0
+
+    def expect(self, texts: int) -> None:
+        self.expected.append(texts)
+
+    def done(self, texts: int) -> None:
+        self.seen += texts
+
+
+@pytest.mark.models
+async def test_the_whole_training_is_known_before_its_first_step() -> None:
+    texts, general, own, alone = (
+        [sentence(RNG) for _ in range(600)],
+        Counted(),
+        Counted(),
+        Counted(),
+    )
+    start = await general_start(teacher(), TOKENS, texts, ["MIT"] * 600, general)
+    await distil_own(teacher(), GIVEN, start, TOKENS, None, own)
+    await distil_own(teacher(), GIVEN, None, TOKENS, None, alone)
+    assert general.expected == [general.seen] == [15 * 600]
+    assert own.expected == [own.seen]
+    assert alone.expected == [alone.seen] == [2 * own.seen]  # twice the epochs
+    assert own.seen > 3 * len(DOCUMENTS)  # the folds too
+
+
+class Gone:
+    """A teacher that is no longer there."""
+
+    async def __call__(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
+        raise AssertionError(f"{len(texts)} texts were embedded again")
+
+
+@pytest.mark.models
+async def test_the_general_stage_is_not_done_twice(tmp_path: Path) -> None:
+    texts = [sentence(RNG) for _ in range(300)]
+
+    async def made(
+        embed: Embed, given: list[str], shown: Counted, work: Path = tmp_path
+    ) -> student.Student:
+        one = Teacher(embed, Space("large", SIZE), "digest")
+        start = await general_start(one, TOKENS, given, ["MIT"] * len(given), shown, work)
+        return (await distil_general(one, start)).student
+
+    first = await made(Meaning(), texts, Counted())
+    again = Counted()
+    assert (await made(Gone(), texts, again)).fingerprint == first.fingerprint
+    assert again.seen == 0
+    with pytest.raises(AssertionError, match="embedded again"):
+        await made(Gone(), texts[1:], again)
+    other = await made(Meaning(), texts, again, tmp_path / "other")
+    assert other.fingerprint == first.fingerprint
+    assert again.seen == 15 * 300
+
+
 async def test_without_general_texts_there_is_nothing_to_judge_as_it_is() -> None:
     with pytest.raises(AlignError, match="needs epochs"):
-        await distil_own(teacher(), GIVEN, None, TOKENS, 0, nothing)
+        await distil_own(teacher(), GIVEN, None, TOKENS, 0)
 
 
 def test_a_sentence_belongs_to_its_document() -> None:
