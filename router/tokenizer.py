@@ -236,12 +236,12 @@ class WordTokenizer(_FileTokenizer):
         tokenise = inner.model.tokenize
         self._word = lru_cache(_KNOWN_WORDS)(lambda word: [part.id for part in tokenise(word)])
 
-    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+    def __call__(self, texts: Sequence[str], input_type: str) -> TokenisedTexts:
         if len(texts) != 1 or not self._is_plain(texts[0]):
             return super().__call__(texts, input_type)
         words = map(self._word, _WORDS.findall(texts[0].lower()))
         ids = np.array([*self._before, *chain.from_iterable(words), *self._behind], np.int32)
-        return Tokens([ids], [len(ids)])
+        return TokenisedTexts([ids], [len(ids)])
 
     def _is_plain(self, text: str) -> bool:
         short = len(text) <= _WORDS_CHARACTERS
