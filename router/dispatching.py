@@ -31,6 +31,8 @@ from router.instructions import (
 from router.sending import TIMER_S, Sending
 from router.steps import Step
 
+LONGER = 0.5
+
 
 class DispatcherState(Sending[C, R]):
     """One model's queue in this router, and the calls it has in flight."""
@@ -215,9 +217,10 @@ class DispatcherState(Sending[C, R]):
         return True
 
     def _deliver(self, call: CallInFlight[C], reply: R, now: float) -> None:
-        stop = 0
+        stop = tokens = 0
         for chunk in call.chunks:
             start, stop = stop, stop + len(chunk.lengths)
+            tokens += chunk.tokens
             if chunk.done:
                 continue
             fault = _engine_fault(reply, start, stop) if reply.failed else None
@@ -229,7 +232,14 @@ class DispatcherState(Sending[C, R]):
                 self._replicas.blame(chunk.suspect, now)
             chunk.done = True
             waited_s = call.sent_s - chunk.queued_s + reply.queue_s
-            self._out.append(CompleteChunk(chunk, reply, start, stop, waited_s))
+            joined = stop < call.texts and self._longer(call, tokens, stop)
+            self._out.append(CompleteChunk(chunk, reply, start, stop, waited_s, joined))
+
+    def _longer(self, call: CallInFlight[C], tokens: int, texts: int) -> bool:
+        """Whether a call takes longer by LONGER than its first `texts` texts would alone."""
+        step = self.feedback.model.curve.step
+        all_s = step(call.dispatch.tokens, 0.0, call.texts)
+        return all_s > (1.0 + LONGER) * step(tokens, 0.0, texts)
 
     def _retry(
         self,

@@ -3,10 +3,10 @@
 The service reports every decision, call and completion; `load` returns the result for the next
 decision. Pure: times are arguments.
 
-After bad predictions a model's margin can be so high that no budget fits it, and then no completion
-would ever lower the margin again. So an untested margin relaxes with time: each second without a
-completion counts as one answer in time, until the margin is 1. (Probing the model with a share of
-the requests would be at the expense of their callers.)
+After bad predictions a model can look so slow that no budget fits it, and then no completion would
+ever correct that. So an untested margin relaxes with time: each second without a completion counts
+as one answer in time, until the margin is 1. A request that finds the model without work, and fits
+by the curve of the config but not by what was learned, lowers margin and bias too (`doubted`).
 
 Each answer includes the time that it waited and was in the engine. The rest is overhead: the
 router's own time and the way to the replica. Its running median replaces the curve's `overhead_s`,
@@ -21,11 +21,13 @@ from router.domain import Decision, Load, Model, Reason, Why, Work
 from router.fair import Sender
 from router.latency import Correction, Learner, ProfileLearner, Quantile
 from router.ledger import Ledger, Random
+from router.policy import predict
 from router.routing_config import Routing
 from router.steps import Counters, Step, Steps
 
 RELAX_EVERY_S = 1.0
 MOST_TICKS = 600  # at a time, if the clock jumped
+DOUBT_EVERY_S = 0.1  # at most, because answers that correct a doubt come later
 OVERHEAD_ETA = 0.1  # each answer moves the median of the overhead by e^+-0.05
 OVERHEAD_NEWS = 0.1  # relative difference at which the curve is replaced
 LEAST_OVERHEAD_S, MOST_OVERHEAD_S = 1e-4, 10.0
@@ -51,7 +53,7 @@ class Feedback:
         `cold_start_s` is the time of a model that scales to zero from its first request to a ready
         replica.
         """
-        self.model = model
+        self.model = self._given = model
         self.correction = Correction(routing.miss_share)
         first_s = max(model.curve.overhead_s, LEAST_OVERHEAD_S)
         self._overhead = Quantile(0.5, OVERHEAD_ETA, first_s, LEAST_OVERHEAD_S, MOST_OVERHEAD_S)
@@ -67,7 +69,7 @@ class Feedback:
         ] = {}  # and whether a full batch was left for it
         self._steps: dict[str, Steps] = {}  # by replica
         self._full_seen = False
-        self._tested_s = now
+        self._tested_s = self._doubted_s = now
         self._cold_start_s = cold_start_s
         self._woken_s: float | None = None
 
@@ -77,7 +79,11 @@ class Feedback:
             self._relax(now)
         correction = self.correction
         cold_s = None if self._cold_start_s is None else self._cold_s(now)
-        return ledger.load(self.model, now, rng, correction.margin, cold_s, correction.bias, sender)
+        margin, bias, crowding = correction.margin, correction.bias, correction.crowding
+        load = ledger.load(self.model, now, rng, margin, cold_s, bias, sender)
+        if crowding > 1.0 and (load.ahead_tokens or load.running_rest_s > 0.0):
+            return load._replace(margin=margin * crowding)
+        return load
 
     @property
     def tokens_per_s(self) -> float:
@@ -119,6 +125,17 @@ class Feedback:
     def missed(self, tokens: int, now: float) -> None:
         """Count a request of `tokens` tokens for this model that was pushed down or refused."""
         self.shadow.add(tokens, now)
+
+    def doubted(self, work: Work, predicted_s: float, budget_s: float, now: float) -> None:
+        """Note that a request was not sent to this model because it was predicted to take
+        `predicted_s`. If only what was learned says so, that is lowered a little.
+        """
+        if now - self._doubted_s < DOUBT_EVERY_S:
+            return
+        idle_s = predict(self.model, Load(bias=self.correction.bias), work).total_s
+        if predicted_s <= idle_s and predict(self._given, Load(), work).total_s <= budget_s:
+            self._doubted_s = now
+            self.correction.doubt()
 
     def elsewhere(self) -> bool:
         """Learn how the curve differs on a device that is not the profile's.
@@ -189,14 +206,15 @@ class Feedback:
         now: float,
         margin: float | None = None,
         engine_s: float | None = None,
+        joined: bool = False,
     ) -> None:
         """Learn from a request that took `actual_s`. `predicted_s` is its prediction, made with the
-        factors `bias` and `margin` (None: the current margin).
+        factors `bias` and `margin` (None: the current margin); texts that came later `joined` it.
 
         `engine_s` is the time that it waited or was in the engine. The rest is overhead, which does
         not depend on the engine's speed.
         """
-        self.correction.observe(actual_s, predicted_s, bias, margin)
+        self.correction.observe(actual_s, predicted_s, bias, margin, joined)
         self._tested_s = now
         if engine_s is not None and actual_s > engine_s:
             self._overhead.observe(actual_s - engine_s)
@@ -238,11 +256,9 @@ def record_demand(
     if decision.whys.get(target) in (Why.TOO_LONG, Why.UNREAD):  # another replica would not help
         return None
     predicted = decision.predictions.get(target)
-    if (
-        predicted is not None
-        and deadline_s is not None
-        and now + predicted.total_s - predicted.wait_s > deadline_s
-    ):
-        return None
+    if predicted is not None and deadline_s is not None:
+        feedback[target].doubted(work[target], predicted.total_s, deadline_s - now, now)
+        if now + predicted.total_s - predicted.wait_s > deadline_s:
+            return None
     feedback[target].missed(work[target].tokens, now)
     return target

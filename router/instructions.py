@@ -73,6 +73,7 @@ class CompleteChunk(Generic[C, R]):
     start: int
     stop: int
     waited_s: float  # in this router
+    joined: bool  # texts that came later made its call longer
 
 
 @dataclass(slots=True, eq=False)

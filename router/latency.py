@@ -2,8 +2,9 @@
 
     Learner          the curve of a model without a profile, from the steps it serves
     ProfileLearner   the curve of a model whose profile is of another device
-    Correction       two factors on every prediction of a model: `bias`, a clipped running mean,
-                     corrects the median; `margin`, an online quantile, the tail
+    Correction       factors on every prediction of a model: `bias`, a clipped running mean, for
+                     the median; `margin`, an online quantile, for the tail; `crowding` for the
+                     tail where there is other work
 
 The margin has two loops, because answers arrive late: the inner one compares with the current
 factors, the outer one counts answers that exceeded the margin of their own decision.
@@ -13,12 +14,15 @@ steps, and router/profile.py reads profiles.
 
 import math
 import operator
+from bisect import bisect_left, insort
+from collections import deque
 
 from router.domain import Curve
 
 MARGIN_ETA = 0.2
 AIM_ETA, MOST_AIM = 0.1, 1.5
 BIAS_GAIN, BIAS_CLIP = 0.2, 0.4
+CROWD = 32  # answers that `crowding` remembers
 
 
 class Learner:
@@ -258,12 +262,37 @@ class Quantile:
         return exceeded
 
 
+class Latest:
+    """The value that a declared share of the last CROWD values exceeded, at least 1."""
+
+    __slots__ = ("_ordered", "_share", "_values")
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._values = deque[float]()
+        self._ordered = list[float]()
+
+    def observe(self, value: float) -> float:
+        """Add one value; returns the result."""
+        values, ordered = self._values, self._ordered
+        if len(values) == CROWD:
+            del ordered[bisect_left(ordered, values.popleft())]
+        values.append(value)
+        insort(ordered, value)
+        return max(1.0, ordered[-1 - int(self._share * len(ordered))])
+
+
 class Correction:
-    """The two factors of one model: pass `bias` and `margin` to `Ledger.load`, and every completion
-    to `observe`.
+    """The factors of one model: pass `bias` and `margin` to `Ledger.load`, and every completion to
+    `observe`.
+
+    Texts that come later can join a call and make it longer. That happens under load, and says
+    nothing about an idle model. So answers from such calls change `crowding` alone, which is
+    another factor on the tail of requests that find other work. It follows the last CROWD answers,
+    and all others count for it as in time.
     """
 
-    __slots__ = ("_margin", "_missed", "_share", "bias", "margin")
+    __slots__ = ("_latest", "_margin", "_missed", "_share", "bias", "crowding", "margin")
 
     LEAST_MARGIN = 0.5
     LEAST_BIAS = 0.1
@@ -275,6 +304,8 @@ class Correction:
         # factor on the corrected prediction that only the declared share of requests exceeds
         self.margin = 1.0
         self._margin = Quantile(miss_share, MARGIN_ETA, lowest=self.LEAST_MARGIN)
+        self.crowding = 1.0
+        self._latest = Latest(miss_share)
         self._share = miss_share
         self._missed = 0.0  # misses above (> 0) or below the declared share, in steps of AIM_ETA
 
@@ -282,26 +313,44 @@ class Correction:
         """Lower a margin above 1 as `times` answers in time would; only real answers bring it
         below 1.
         """
+        for _ in range(min(times, CROWD) if self.crowding > 1.0 else 0):
+            self.crowding = self._latest.observe(0.0)
         if self.margin > 1.0:
-            relaxed = self.margin * math.exp(-MARGIN_ETA * self._margin.share * times)
+            relaxed = self.margin * math.exp(-MARGIN_ETA * self._share * times)
             self.margin = self._margin.value = max(1.0, relaxed)
 
+    def doubt(self) -> None:
+        """Lower the margin, and then the bias, by so much that the declared share of misses undoes
+        it.
+        """
+        self.relax(1)
+        lowered = self.bias * math.exp(-BIAS_GAIN * BIAS_CLIP * self._share)
+        self.bias = max(lowered, self.LEAST_BIAS)
+
     def observe(
-        self, actual_s: float, predicted_s: float, bias: float, margin: float | None = None
+        self,
+        actual_s: float,
+        predicted_s: float,
+        bias: float,
+        margin: float | None = None,
+        joined: bool = False,
     ) -> None:
         """Learn from a request that took `actual_s`. `predicted_s` is its prediction, made with the
-        factors `bias` and `margin` (None: the current margin).
+        factors `bias` and `margin` (None: the current margin); texts that came later `joined` it.
 
         Times that are not positive are ignored.
         """
         if not (actual_s > 0.0 and predicted_s > 0.0):
+            return
+        ratio = actual_s * bias / (predicted_s * self.bias)
+        self.crowding = self._latest.observe(ratio / self.margin if joined else 0.0)
+        if joined:
             return
         missed = actual_s > predicted_s * (self.margin if margin is None else margin)
         self._missed = min(
             max(self._missed + AIM_ETA * (missed - self._share), -MOST_AIM), MOST_AIM
         )
         self._margin.share = min(self._share * math.exp(-self._missed), 0.5)
-        ratio = actual_s * bias / (predicted_s * self.bias)
         self._margin.observe(ratio)
         self.margin = self._margin.value
         self.bias *= math.exp(BIAS_GAIN * min(max(math.log(ratio), -BIAS_CLIP), BIAS_CLIP))

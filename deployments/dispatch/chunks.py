@@ -36,6 +36,7 @@ class Rows(NamedTuple):
     stamps: tuple[float, ...] = ()  # CALL of router/stamps.py, on the dispatcher's clock
     call_texts: int = 0  # of the call with these stamps
     known_aside: int = 0  # of the known texts, those without a row of their own
+    joined: bool = False  # texts that came later made its call longer
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -208,7 +208,7 @@ class ModelDispatcher:
             return
         failed = {row - start: why for row, why in reply.failed.items() if start <= row < stop}
         vectors, tokens = reply.vectors[start:stop], reply.tokens[start:stop]
-        rows = Rows(vectors, tokens, failed, one.waited_s, reply.inference_s)
+        rows = Rows(vectors, tokens, failed, one.waited_s, reply.inference_s, joined=one.joined)
         if reply.stamps and (call := one.chunk.call) is not None:
             behind_s = time.time() - self.clock()
             of_replica = (at_s - behind_s for at_s in reply.stamps)

@@ -276,6 +276,7 @@ class Gatherer:
             max(answer.inference_s for answer in answers),
             stamps=last.stamps,
             call_texts=last.call_texts,
+            joined=any(answer.joined for answer in answers),
         )
 
     def _check(self, answers: list[Rows], places: list[int] | None, limit_s: float) -> None:

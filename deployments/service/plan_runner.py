@@ -108,5 +108,6 @@ class PlanRunner:
                 now,
                 load.margin,
                 engine_s,
+                got.joined,
             )
         return total_s

@@ -48,6 +48,7 @@ class SimilarityScorer:
             documents.stamps,
             documents.call_texts,
             query.known,
+            query.joined or documents.joined,
         )
 
     async def _query(self, query: Prepared, deadline_s: float, bulk: bool) -> Rows:

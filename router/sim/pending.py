@@ -11,8 +11,8 @@ class Pending:
     """One request in flight."""
 
     __slots__ = (
-        "arrived_s", "decision", "failed", "inference_s", "left", "load", "queue_s", "shape",
-        "tried_s",
+        "arrived_s", "decision", "failed", "inference_s", "joined", "left", "load", "queue_s",
+        "shape", "tried_s",
     )  # fmt: skip
 
     def __init__(
@@ -22,6 +22,7 @@ class Pending:
         self.left = pieces  # pieces that are not done
         self.queue_s = self.inference_s = 0.0
         self.failed = False
+        self.joined = False  # texts that came later made one of its calls longer
         self.tried_s: float | None = None  # time of the second decision
 
 

@@ -87,15 +87,20 @@ class PartialCorrection(Correction):
         self._kept = kept
 
     def observe(
-        self, actual_s: float, predicted_s: float, bias: float, margin: float | None = None
+        self,
+        actual_s: float,
+        predicted_s: float,
+        bias: float,
+        margin: float | None = None,
+        joined: bool = False,
     ) -> None:
-        super().observe(actual_s, predicted_s, bias, margin)
+        super().observe(actual_s, predicted_s, bias, margin, joined)
         if not self._kept.bias:
             self.bias = 1.0
         if not self._kept.aim:
             self._missed = 0.0
         if not self._kept.margin:
-            self.margin = self._margin.value = 1.0
+            self.margin = self._margin.value = self.crowding = 1.0
 
 
 class OldReports(Ledger):
@@ -335,6 +340,7 @@ class SimRouter:
         pending = chunk.request
         pending.queue_s = max(pending.queue_s, one.waited_s)
         pending.inference_s = max(pending.inference_s, reply.inference_s)
+        pending.joined = pending.joined or one.joined
         pending.left -= 1
         if pending.left or pending.failed:
             return
@@ -351,6 +357,7 @@ class SimRouter:
                 now,
                 load.margin,
                 engine_s if self._learns.overhead else None,
+                pending.joined,
             )
 
     def failed(self, pending: Pending, error: RouterError, now: float) -> None:

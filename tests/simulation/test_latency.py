@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from router.curve_fit import Point, fit
 from router.domain import Curve
-from router.latency import MARGIN_ETA, Correction, Learner, Quantile
+from router.latency import CROWD, MARGIN_ETA, Correction, Latest, Learner, Quantile
 
 untimed = settings(deadline=None)
 
@@ -276,6 +276,72 @@ def test_times_that_cannot_be_change_nothing(actual: float) -> None:
     correction.observe(actual, 0.1, 1.0)
     correction.observe(0.1, 0.0, 1.0)
     assert (correction.bias, correction.margin) == (1.0, 1.0)
+
+
+RATIOS = st.floats(0.2, 50.0)
+
+
+@untimed
+@given(st.lists(RATIOS, max_size=200))
+def test_answers_that_later_texts_joined_change_nothing_for_an_idle_model(
+    ratios: list[float],
+) -> None:
+    correction = Correction(0.05)
+    for ratio in ratios:
+        correction.observe(ratio, 1.0, 1.0, joined=True)
+    assert (correction.bias, correction.margin) == (1.0, 1.0)
+    assert 1.0 <= correction.crowding <= max([1.0, *ratios])
+
+
+@untimed
+@given(st.lists(RATIOS, min_size=1, max_size=3 * CROWD), st.sampled_from((0.01, 0.05, 0.2)))
+def test_crowding_is_what_the_declared_share_of_the_last_answers_exceeded(
+    ratios: list[float], share: float
+) -> None:
+    latest = Latest(share)
+    found = [latest.observe(ratio) for ratio in ratios][-1]
+    last = sorted(ratios[-CROWD:], reverse=True)
+    assert found == max(1.0, last[int(share * len(last))])
+
+
+@untimed
+@given(st.lists(RATIOS, max_size=200), st.booleans())
+def test_crowding_that_nothing_tests_is_forgotten_in_half_a_minute(
+    ratios: list[float], joined: bool
+) -> None:
+    correction = Correction(0.05)
+    for ratio in ratios:
+        correction.observe(0.1 * ratio, 0.1, 1.0, joined=joined)
+    correction.relax(CROWD)
+    assert correction.crowding == 1.0
+
+
+def test_an_untested_margin_relaxes_by_the_declared_share_after_many_misses_too() -> None:
+    correction = Correction(0.05)
+    for _ in range(100):
+        correction.observe(1.0, 0.1, 1.0, 1.0)
+    before = correction.margin
+    correction.relax(10)
+    assert correction.margin == pytest.approx(before * math.exp(-10 * MARGIN_ETA * 0.05))
+
+
+@untimed
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=30), st.sampled_from((0.01, 0.05, 0.2)))
+def test_a_model_that_is_slow_is_not_doubted_away(gaps: list[int], share: float) -> None:
+    """A miss undoes the doubts of as many requests as the declared share allows."""
+    correction = Correction(share)
+    for _ in range(50):
+        correction.observe(0.5, 0.1 * correction.bias, correction.bias, correction.margin)
+    correction.margin = correction._margin.value = 4.0
+    least = correction.bias * correction.margin
+    for gap in gaps:
+        for _ in range(min(gap, int((1.0 - share) / share))):
+            correction.doubt()
+        before = correction.bias * correction.margin
+        predicted_s = 0.01 * correction.bias
+        correction.observe(10.0, predicted_s, correction.bias, correction.margin)
+        assert correction.bias * correction.margin > before
+    assert correction.bias * correction.margin >= 0.9 * least
 
 
 def test_what_a_text_costs_beside_its_tokens_is_found_by_a_fit() -> None:

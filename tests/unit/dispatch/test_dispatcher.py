@@ -152,7 +152,9 @@ async def test_small_requests_that_are_read_in_one_turn_share_a_call(bench: Benc
     futures = [bench.submit(index, 10)[0] for index in range(3)]
     await bench.transport.answer_all()
     assert [call.firsts for call in bench.transport.sent] == [[0, 1, 2]]
-    assert firsts([await future for future in futures]) == [0, 1, 2]
+    rows = [await future for future in futures]
+    assert firsts(rows) == [0, 1, 2]
+    assert [answer.joined for answer in rows] == [True, False, False], "longer by half"
 
 
 async def test_small_requests_gather_no_longer_than_until_they_fill_a_batch(bench: Bench) -> None:

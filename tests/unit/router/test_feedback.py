@@ -164,3 +164,71 @@ def test_a_target_that_cannot_read_the_text_misses_nothing(feedback: dict[str, F
         assert decision.whys["large"] is Why.TOO_LONG
         assert record_demand(feedback, decision, work, 0.0) is None
     assert feedback["large"].shadow.tokens_per_s(0.0) == 0
+
+
+def slow_start(slower: float = 6.0) -> tuple[Feedback, Ledger]:
+    """A model whose first answers took several times as long as later ones would."""
+    model, ledger = Feedback(MODELS["large"], True, Routing(), 0.0), Ledger({"large": 3})
+    ledger.joined("large", "r1")
+    for _ in range(20):
+        bias, margin = model.correction.bias, model.correction.margin
+        model.completed(0.1 * slower, 0.1 * bias, bias, 0.0, margin)
+    return model, ledger
+
+
+def refusals(
+    model: Feedback, ledger: Ledger, budget_s: float, every_s: float, count: int
+) -> int | None:
+    """How many requests are refused before one is accepted; None if all are."""
+    work, rng = {"large": Work(100, 100, 10_000)}, random.Random(1)
+    for number in range(count):
+        now = every_s * number
+        request = Request(work, ENGLISH, now + budget_s, "large", on_miss=OnMiss.REJECT)
+        loads = {"large": model.load(ledger, now, rng)}
+        decision = decide(Policy("large"), request, {"large": model.model}, loads, now)
+        record_demand({"large": model}, decision, work, now, now + budget_s)
+        if decision.model is not None:
+            return number
+    return None
+
+
+def test_a_model_that_started_slowly_is_tried_again_though_all_requests_are_refused() -> None:
+    model, ledger = slow_start()
+    tail_s = 0.1 * model.correction.bias * model.correction.margin
+    assert tail_s > 0.6
+    assert (refused := refusals(model, ledger, 0.15, 0.125, 1000)) is not None
+    assert refused > 20, "no more than the declared share is tried"
+
+
+def test_a_budget_that_the_configs_curve_misses_too_is_no_reason_to_doubt() -> None:
+    model, ledger = slow_start()
+    before = model.correction.bias
+    assert refusals(model, ledger, 0.09, 0.125, 3000) is None
+    assert model.correction.bias == before
+
+
+def test_a_refusal_because_of_other_work_is_no_reason_to_doubt() -> None:
+    model, ledger = slow_start()
+    before = model.correction.bias
+    ledger.dispatched("large", "r1", 2000, 0.0)
+    assert refusals(model, ledger, 0.15, 0.001, 900) is None
+    assert model.correction.bias == before
+
+
+def test_many_refusals_at_once_are_one_doubt() -> None:
+    """The answer that shows that the model is slow comes later."""
+    model, ledger = slow_start()
+    bias = model.correction.bias
+    assert refusals(model, ledger, 0.15, 0.0001, 5000) is None
+    assert model.correction.bias > 0.95 * bias
+
+
+def test_a_request_that_finds_other_work_is_promised_what_crowding_says() -> None:
+    model, ledger = Feedback(MODELS["large"], True, Routing(), 0.0), Ledger({"large": 3})
+    rng = random.Random(1)
+    ledger.joined("large", "r1")
+    for _ in range(20):
+        model.completed(0.5, 0.1, 1.0, 0.0, 1.0, joined=True)
+    assert model.load(ledger, 0.0, rng).margin == 1.0
+    ledger.dispatched("large", "r1", 100, 0.0)
+    assert model.load(ledger, 0.0, rng).margin == pytest.approx(5.0)
