@@ -20,7 +20,9 @@ from typing import Any
 import click
 
 from benchmarks.marks import to_file, verdict, write
+from benchmarks.sim_day import added_hours
 from benchmarks.sim_failures import failures
+from benchmarks.sim_hold import hold
 from benchmarks.sim_reports import reports
 from benchmarks.sim_runs import (
     LARGE,
@@ -171,7 +173,9 @@ def t4() -> Iterator[Simulated]:
         "T4 burst", "points lost against the bound with a threefold burst",
         loss, "<= 1.0", loss <= 1.0, "",
         f"policy {points(bound.quality - known.effective_quality)}, information "
-        f"{points(known.effective_quality - own.effective_quality)}",
+        f"{points(known.effective_quality - own.effective_quality)}; of the policy late answers "
+        f"{points((known.total.quality - known.total.effective) / known.total.offered)}, the rest "
+        "smaller models",
     )  # fmt: skip
 
 
@@ -266,7 +270,8 @@ def t9() -> Iterator[Simulated]:
         over, "<= 0.15", over <= 0.15 and outcome.attainment >= 0.999,
         f"attainment {percent(outcome.attainment)}, which T1 has at 99.9 %",
         f"bound {bound:.1f} h, informed {known:.1f} h, own {hours:.1f} h: policy "
-        f"{percent(known / bound - 1.0)}, information {percent((hours - known) / bound)}",
+        f"{percent(known / bound - 1.0)}, information {percent((hours - known) / bound)}; "
+        f"rule by rule: {added_hours(world)}",
         world.profile,
     )  # fmt: skip
 
@@ -285,7 +290,7 @@ PARTS: Mapping[str, Callable[[], Iterator[Simulated]]] = {
     "failures": failures,
     "speed": speed,
 }
-APART = {"reports": reports}  # no marks; only by their names
+APART = {"reports": reports, "hold": hold}  # no marks; only by their names
 
 
 def _rows(part: str) -> list[dict[str, Any]]:

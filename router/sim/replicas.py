@@ -162,14 +162,13 @@ class SimReplica:
         return self._noise.seconds(self._seconds(tokens, tokens_sq, texts), self._rng) * self.factor
 
     def end(self, now: float) -> list[SimCall]:
-        """End the running step; return the calls that end with it."""
+        """End the running step; count the calls that end with it as served, and return them."""
         done, self._running = self._running or [], None
+        self._served_tokens += sum(job.call.dispatch.tokens for job in done if not job.dropped)
         return done
 
     def reply(self, job: SimCall, now: float) -> SimReply:
-        """Count the call as served, and return its reply."""
-        tokens = job.call.dispatch.tokens
-        self._served_tokens += tokens
+        """Return the reply to a call whose step has ended."""
         counters = ReplicaCounters(self._served_tokens, self.busy_s(now))
         self._leave(job, now)
         started_s = job.started_s
