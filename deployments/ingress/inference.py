@@ -9,7 +9,7 @@ from deployments.ingress import asgi, bodies
 from deployments.ingress.advice import advised, name_rankings
 from deployments.ingress.asgi import HttpAnswer, HttpRequest
 from deployments.ingress.auth import Access
-from deployments.ingress.known_requests import KnownRequests, Read, Sent
+from deployments.ingress.known_requests import KnownRequest, KnownRequests, Sent
 from deployments.ingress.outgoing import Held, Outgoing
 from deployments.ingress.rate_limits import Charge
 from deployments.ingress.rerank import context_of, errors_of, form_of
@@ -202,7 +202,7 @@ class Inference:
 
     async def _request(
         self, caller: Grant, http_request: HttpRequest, client: str, explain: bool
-    ) -> Read:
+    ) -> KnownRequest:
         """Read the request, and how its answer is written."""
         service = self._router.service
         body, headers = await self._body(http_request, client), http_request.headers
@@ -230,7 +230,7 @@ class Inference:
             name_rankings(error, explain)
             raise
         http_request.ignored = incoming.given.ignored
-        read = Read(settled(incoming.given, context), incoming)
+        read = KnownRequest(settled(incoming.given, context), incoming)
         caller.check(read.request)
         self._known.keep(sent, caller, read)
         return read

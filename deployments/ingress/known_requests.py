@@ -27,7 +27,7 @@ class Sent(NamedTuple):
     key: str  # its name
 
 
-class Read(NamedTuple):
+class KnownRequest(NamedTuple):
     """A request with its settings, and how its answer is written."""
 
     request: EmbeddingsRequest
@@ -40,12 +40,12 @@ class KnownRequests:
     def __init__(self, most: int = KNOWN_REQUESTS) -> None:
         self._most = most
         self._catalogue: Catalogue | None = None
-        self._known: OrderedDict[Sent, tuple[Grant, Read]] = OrderedDict()
+        self._known: OrderedDict[Sent, tuple[Grant, KnownRequest]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, sent: Sent, grant: Grant, catalogue: Catalogue) -> Read | None:
+    def find(self, sent: Sent, grant: Grant, catalogue: Catalogue) -> KnownRequest | None:
         """What was read from `sent` with this grant and catalogue; a reload replaces both."""
         if catalogue is not self._catalogue:
             self._known.clear()
