@@ -57,7 +57,7 @@ class KnownRequests:
         self._known.move_to_end(sent)
         return found[1]
 
-    def keep(self, sent: Sent, grant: Grant, read: Read) -> None:
+    def keep(self, sent: Sent, grant: Grant, read: KnownRequest) -> None:
         """Keep a request that was read after `find`, in place of the oldest."""
         if len(sent.body) <= KNOWN_BYTES:
             self._known[sent] = grant, read

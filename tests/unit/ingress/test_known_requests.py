@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployments.ingress.known_requests import KNOWN_BYTES, KnownRequests, Read, Sent
+from deployments.ingress.known_requests import KNOWN_BYTES, KnownRequest, KnownRequests, Sent
 from router.config import RouterArgs
 from router.keys import Grant
 from router.limits_config import Limits
@@ -29,9 +29,9 @@ def sent(text: str = "hello", *headers: tuple[str, str]) -> Sent:
     return Sent(b'{"input": "%s"}' % text.encode(), "/v1/embeddings", None, headers, KEY.name)
 
 
-def read(one: Sent) -> Read:
+def read(one: Sent) -> KnownRequest:
     limits = Limits()
-    return Read(parse(one.body, {}, limits), OPENAI.read(one.body, limits, False, ""))
+    return KnownRequest(parse(one.body, {}, limits), OPENAI.read(one.body, limits, False, ""))
 
 
 def test_a_repeated_request_is_the_one_that_was_read(catalogue: Catalogue) -> None:
