@@ -128,7 +128,7 @@ class SwitchedEmbedder(Embedder):
         self._tracing = self.traced if "traces" in parts else None
         _switch(self._publisher, "metrics" in parts)
         # vLLM's, where it is one
-        engine: Any = getattr(getattr(self._engine, "_backend", None), "engine", None)
+        engine: Any = getattr(getattr(self._engine, "backend", None), "engine", None)
         if engine is not None:
             engine.engine_core.engine_core.scheduler.log_stats = "metrics" in parts
         return time.process_time()

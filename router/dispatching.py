@@ -222,6 +222,7 @@ class DispatcherState(Sending[C, R]):
             start, stop = stop, stop + len(chunk.lengths)
             tokens += chunk.tokens
             if chunk.done:
+                chunk.call = None
                 continue
             fault = _engine_fault(reply, start, stop) if reply.failed else None
             if fault is not None and not chunk.tries:  # perhaps only this replica fails
@@ -255,6 +256,7 @@ class DispatcherState(Sending[C, R]):
         """
         for chunk in reversed(chunks):  # each is put in front of the previous one
             if chunk.done:
+                chunk.call = None
                 continue
             if connection_broken and not chunk.connections_broken:
                 chunk.connections_broken += 1

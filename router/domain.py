@@ -265,6 +265,7 @@ class Load(NamedTuple):
     cold_start_s: float | None = None
     bias: float = 1.0  # factor on the curve that makes the median prediction right
     beside_s: tuple[float, ...] = ()
+    crowding: float = 1.0  # the part of `margin` that is due to texts that join calls
 
 
 class Request(NamedTuple):

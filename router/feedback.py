@@ -82,7 +82,7 @@ class Feedback:
         margin, bias, crowding = correction.margin, correction.bias, correction.crowding
         load = ledger.load(self.model, now, rng, margin, cold_s, bias, sender)
         if crowding > 1.0 and (load.ahead_tokens or load.running_rest_s > 0.0):
-            return load._replace(margin=margin * crowding)
+            return load._replace(margin=margin * crowding, crowding=crowding)
         return load
 
     @property
@@ -126,14 +126,18 @@ class Feedback:
         """Count a request of `tokens` tokens for this model that was pushed down or refused."""
         self.shadow.add(tokens, now)
 
-    def doubted(self, work: Work, predicted_s: float, budget_s: float, now: float) -> None:
-        """Note that a request was not sent to this model because it was predicted to take
-        `predicted_s`. If only what was learned says so, that is lowered a little.
+    def doubted(
+        self, work: Work, replicas: int, predicted_s: float, budget_s: float, now: float
+    ) -> None:
+        """Note that a request was not sent to this model, which has so many ready replicas, because
+        it was predicted to take `predicted_s`. If only what was learned says so, that is lowered a
+        little.
         """
         if now - self._doubted_s < DOUBT_EVERY_S:
             return
-        idle_s = predict(self.model, Load(bias=self.correction.bias), work).total_s
-        if predicted_s <= idle_s and predict(self._given, Load(), work).total_s <= budget_s:
+        idle = Load(max(1, replicas))
+        idle_s = predict(self.model, idle._replace(bias=self.correction.bias), work).total_s
+        if predicted_s <= idle_s and predict(self._given, idle, work).total_s <= budget_s:
             self._doubted_s = now
             self.correction.doubt()
 
@@ -236,6 +240,7 @@ def record_demand(
     feedback: Mapping[str, Feedback],
     decision: Decision,
     work: Mapping[str, Work],
+    loads: Mapping[str, Load],
     now: float,
     deadline_s: float | None = None,
 ) -> str | None:
@@ -257,7 +262,8 @@ def record_demand(
         return None
     predicted = decision.predictions.get(target)
     if predicted is not None and deadline_s is not None:
-        feedback[target].doubted(work[target], predicted.total_s, deadline_s - now, now)
+        replicas, budget_s = loads[target].ready_replicas, deadline_s - now
+        feedback[target].doubted(work[target], replicas, predicted.total_s, budget_s, now)
         if now + predicted.total_s - predicted.wait_s > deadline_s:
             return None
     feedback[target].missed(work[target].tokens, now)

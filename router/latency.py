@@ -297,6 +297,7 @@ class Correction:
     LEAST_MARGIN = 0.5
     LEAST_BIAS = 0.1
     MOST_BIAS = 100.0
+    MOST_CROWDING = 10.0  # one call that waited for a hung replica must not stop all traffic
 
     def __init__(self, miss_share: float) -> None:
         # factor on the curve that makes half of the predictions too long and half too short
@@ -343,7 +344,8 @@ class Correction:
         if not (actual_s > 0.0 and predicted_s > 0.0):
             return
         ratio = actual_s * bias / (predicted_s * self.bias)
-        self.crowding = self._latest.observe(ratio / self.margin if joined else 0.0)
+        crowding = min(ratio / self.margin, self.MOST_CROWDING) if joined else 0.0
+        self.crowding = self._latest.observe(crowding)
         if joined:
             return
         missed = actual_s > predicted_s * (self.margin if margin is None else margin)

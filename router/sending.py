@@ -288,5 +288,5 @@ class Sending(Generic[C, R]):
     def _fail(self, chunk: C, error: RouterError) -> None:
         """End the chunk with an error, unless it has ended."""
         if not chunk.done:
-            chunk.done = True
+            chunk.done, chunk.call = True, None
             self._out.append(FailChunk(chunk, error))

@@ -7,7 +7,7 @@ import os
 import random
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, MutableMapping
-from functools import cache, partial
+from functools import cache
 from types import MappingProxyType, coroutine
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
@@ -220,18 +220,17 @@ async def attended(
 @coroutine
 def _rest(work: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
     """Await the rest of `work`, which waits for `waits_for`."""
-    while True:
-        try:
-            got = yield waits_for
-        except BaseException as error:
-            step = partial(work.throw, error)
-        else:
-            step = partial(work.send, got)
-        try:
-            waits_for = step()
-        except StopIteration as done:
-            result: T = done.value
-            return result
+    try:
+        while True:
+            try:
+                got = yield waits_for
+            except BaseException as error:
+                waits_for = work.throw(error)
+            else:
+                waits_for = work.send(got)
+    except StopIteration as done:
+        result: T = done.value
+        return result
 
 
 class _Attendant:

@@ -14,7 +14,7 @@ from router.shapes.form import Incoming
 from router.spaces import Catalogue
 
 KNOWN_REQUESTS = 4096  # of about 4 kB each at most
-KNOWN_BYTES = 1024  # of a body
+KNOWN_BYTES = 1024  # of a body, its path and settings
 
 
 class Sent(NamedTuple):
@@ -25,6 +25,12 @@ class Sent(NamedTuple):
     address: PathPrefix | None
     headers: tuple[tuple[str, str], ...]  # those that are settings
     key: str  # its name
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it can be kept; the hash of a long body takes as long as reading it."""
+        values = sum(len(value) for _, value in self.headers)
+        return len(self.body) + len(self.path) + values <= KNOWN_BYTES
 
 
 class KnownRequest(NamedTuple):
@@ -50,16 +56,17 @@ class KnownRequests:
         if catalogue is not self._catalogue:
             self._known.clear()
             self._catalogue = catalogue
-        # the hash of a long body takes as long as reading it
-        found = self._known.get(sent) if len(sent.body) <= KNOWN_BYTES else None
+        found = self._known.get(sent) if sent.is_short else None
         if found is None or found[0] is not grant:
             return None
         self._known.move_to_end(sent)
         return found[1]
 
     def keep(self, sent: Sent, grant: Grant, read: KnownRequest) -> None:
-        """Keep a request that was read after `find`, in place of the oldest."""
-        if len(sent.body) <= KNOWN_BYTES:
+        """Keep a request that was read after `find`, in place of the oldest. Lists and bulk are not
+        kept: they are rarely repeated, and a short body can hold hundreds of texts.
+        """
+        if sent.is_short and read.request.items == 1 and read.request.priority != "bulk":
             self._known[sent] = grant, read
             if len(self._known) > self._most:
                 self._known.popitem(last=False)

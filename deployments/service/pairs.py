@@ -126,6 +126,10 @@ class PairReader(Reader):
         self.request, self.pairs = request, preparer
         self.documents: Features | None = None  # of the documents alone, once they are read
 
+    def is_short(self, texts: Sequence[str], instruction: str | None) -> bool:
+        """Never: nothing is kept, and the query may be long."""
+        return False
+
     async def read(
         self,
         texts: Sequence[str],

@@ -46,7 +46,9 @@ class PlanRunner:
         """
         deadline_s = plan.decision_input.deadline_s
         feedback = self._planner.feedback
-        missed = record_demand(feedback, plan.decision, plan.work, plan.arrived_s, deadline_s)
+        missed = record_demand(
+            feedback, plan.decision, plan.work, plan.loads, plan.arrived_s, deadline_s
+        )
         if missed is not None and missed in self._dispatchers:  # a student needs no replica
             self._dispatchers[missed].warm()
         if plan.decision.model is None:
@@ -106,7 +108,7 @@ class PlanRunner:
                 decision.predicted_s,
                 load.bias,
                 now,
-                load.margin,
+                load.margin / load.crowding,
                 engine_s,
                 got.joined,
             )

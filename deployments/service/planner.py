@@ -7,7 +7,7 @@ from deployments.dispatch.chunks import SENDER
 from deployments.service.experiments import CANARY, Comparison
 from deployments.service.plan import ANYONE, Caller, Plan
 from deployments.service.prepare import Prepared, Preparer
-from deployments.service.reader import Reader, is_short
+from deployments.service.reader import Reader
 from deployments.service.refusals import check_permitted, cut_work
 from router.cache import VectorCache
 from router.config import RouterArgs
@@ -105,7 +105,7 @@ class Planner:
             prepared = self._preparer.given(request.ids, constraints.target, caller.scope)
             features = Features(0, None, None, False, False)
         else:
-            if caller.charge is not None or not is_short(texts, request.instruction):
+            if caller.charge is not None or not reader.is_short(texts, request.instruction):
                 characters = reader.reading(texts, request.side, request.instruction, candidates)
                 reader.check(caller.client, characters)
                 if caller.charge is not None:

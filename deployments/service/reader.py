@@ -32,11 +32,6 @@ class Read(NamedTuple):
     features: Features
 
 
-def is_short(texts: Sequence[str], instruction: str | None) -> bool:
-    """Whether what is read from these texts is kept."""
-    return len(texts) == 1 and len(texts[0]) + len(instruction or "") <= KNOWN_CHARACTERS
-
-
 class Reader:
     """Reads texts; create a new reader to change its settings."""
 
@@ -55,6 +50,10 @@ class Reader:
     def known(self) -> "_lru_cache_wrapper[Read]":
         """Read a short text, or return the cached result; it and the reader refer to each other."""
         return lru_cache(KNOWN_TEXTS)(self._one)
+
+    def is_short(self, texts: Sequence[str], instruction: str | None) -> bool:
+        """Whether what is read from these texts is kept, so that reading them takes no thread."""
+        return len(texts) == 1 and len(texts[0]) + len(instruction or "") <= KNOWN_CHARACTERS
 
     def reading(
         self,
@@ -87,7 +86,7 @@ class Reader:
         """Read texts for `models`. Raises InvalidValue for an unknown `language`, and ValueError
         naming a text that is not valid Unicode.
         """
-        if is_short(texts, instruction):
+        if self.is_short(texts, instruction):
             return self.known(texts[0], side, instruction, language, models, scope)
         return await self._read(texts, side, instruction, language, models, scope, client)
 

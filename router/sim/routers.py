@@ -285,7 +285,9 @@ class SimRouter:
         decision = self._choose(self._policy, request, models, loads, now)
         arrived_s = now
         if again is None:
-            missed = record_demand(self.feedback, decision, shape.work, now, request.deadline_s)
+            missed = record_demand(
+                self.feedback, decision, shape.work, loads, now, request.deadline_s
+            )
             if missed is not None:
                 dispatcher = self.dispatchers[missed]
                 dispatcher.execute(dispatcher.state.warm(now), now)
@@ -355,7 +357,7 @@ class SimRouter:
                 decision.predicted_s,
                 load.bias,
                 now,
-                load.margin,
+                load.margin / load.crowding,
                 engine_s if self._learns.overhead else None,
                 pending.joined,
             )

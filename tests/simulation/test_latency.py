@@ -332,7 +332,8 @@ def test_a_model_that_is_slow_is_not_doubted_away(gaps: list[int], share: float)
     correction = Correction(share)
     for _ in range(50):
         correction.observe(0.5, 0.1 * correction.bias, correction.bias, correction.margin)
-    correction.margin = correction._margin.value = 4.0
+    while correction.margin < 4.0:
+        correction.observe(10.0, 0.01 * correction.bias, correction.bias, correction.margin)
     least = correction.bias * correction.margin
     for gap in gaps:
         for _ in range(min(gap, int((1.0 - share) / share))):

@@ -550,6 +550,27 @@ async def test_an_answered_call_and_its_texts_leave_memory_without_the_garbage_c
         gc.enable()
 
 
+async def test_texts_whose_caller_left_their_call_leave_memory_without_the_garbage_collector(
+    bench: Bench,
+) -> None:
+    ids = np.full(10, 1, np.int32)
+    kept = weakref.ref(ids)
+    (chunk,) = bench.dispatcher.submit([ids], None, [10], "document", None)
+    (other,) = bench.submit(2, 10)
+    await settle()
+    chunk.future.cancel()
+    await bench.transport.answer_all()
+    await other
+    bench.transport.sent.clear()
+    await settle()
+    gc.disable()
+    try:
+        del ids, chunk
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
 async def test_a_neighbour_s_texts_are_sent_although_another_caller_left_first(
     bench: Bench,
 ) -> None:

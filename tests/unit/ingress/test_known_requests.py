@@ -79,6 +79,25 @@ def test_a_long_body_is_not_hashed(catalogue: Catalogue) -> None:
     assert KnownRequests().find(long, KEY, catalogue) is None
 
 
+@pytest.mark.parametrize(
+    "one",
+    [
+        sent("hello", ("x-quality-tier", "best" * KNOWN_BYTES)),
+        sent()._replace(path="/v1/" + "long" * KNOWN_BYTES),
+        sent()._replace(body=b'{"input": ["a", "b"]}'),
+        sent()._replace(body=b'{"input": [[1], [2]], "model": "m", "token_ids": "model"}'),
+        sent()._replace(body=b'{"input": "hello", "priority": "bulk"}'),
+    ],
+)
+def test_what_takes_much_memory_or_is_rarely_repeated_is_not_kept(
+    catalogue: Catalogue, one: Sent
+) -> None:
+    known = KnownRequests()
+    known.find(one, KEY, catalogue)
+    known.keep(one, KEY, read(one))
+    assert len(known) == 0
+
+
 def test_only_short_and_recent_requests_are_kept(catalogue: Catalogue) -> None:
     known = KnownRequests(most=2)
     known.find(sent(), KEY, catalogue)

@@ -10,8 +10,7 @@ from deployments.engines.fake_rerank import FakeRerankEngine
 from deployments.replica.first_vectors import OfThisProcess
 from deployments.replica.identity import WrongModel
 from deployments.replica.score_identity import ScoreIdentity, any_proof_of
-from router.rerank_config import FakeRerankEngineConfig as FakeRerankEngineConfig
-from router.rerank_config import RerankerConfig
+from router.rerank_config import FakeRerankEngineConfig, RerankerConfig
 
 
 def reranker(seed: int = 0, **more: Any) -> RerankerConfig:

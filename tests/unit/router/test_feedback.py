@@ -10,6 +10,7 @@ import pytest
 
 from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request, Why, Work
 from router.feedback import Feedback, record_demand
+from router.latency import Correction
 from router.ledger import Ledger
 from router.policy import decide, predict
 from router.routing_config import RoutingConfig
@@ -36,7 +37,7 @@ def test_work_that_a_budget_pushed_down_counts_for_both_models(
     work = dict.fromkeys(MODELS, Work(100, 100, 10_000))
     decision = decide(Policy("large"), Request(work, ENGLISH, deadline_s=1.0), MODELS, LOADS, 0.0)
 
-    record_demand(feedback, decision, work, 0.0)
+    record_demand(feedback, decision, work, LOADS, 0.0)
 
     assert decision.reason is Reason.BUDGET
     assert feedback["small"].offered.tokens_per_s(0.0) > 0
@@ -48,7 +49,7 @@ def test_a_target_outside_the_pinned_space_missed_nothing(feedback: dict[str, Fe
     pinned = Request(work, ENGLISH, deadline_s=0.001, candidates=frozenset({"small"}), pinned=True)
     decision = decide(Policy("large"), pinned, MODELS, LOADS, 0.0)
 
-    record_demand(feedback, decision, work, 0.0)
+    record_demand(feedback, decision, work, LOADS, 0.0)
 
     assert (decision.model, decision.target, decision.reason) == ("small", "large", Reason.LATE)
     assert feedback["small"].offered.tokens_per_s(0.0) > 0
@@ -68,7 +69,7 @@ def test_a_refused_request_counts_as_demand_for_the_model_it_wanted(
         0.0,
     )
 
-    assert record_demand(feedback, decision, work, 0.0, deadline_s=1.0) == "large"
+    assert record_demand(feedback, decision, work, LOADS, 0.0, deadline_s=1.0) == "large"
 
     assert decision.reason is Reason.OVER_BUDGET
     assert feedback["large"].shadow.tokens_per_s(0.0) > 0
@@ -81,7 +82,7 @@ def test_a_budget_that_an_idle_model_would_miss_too_asks_for_no_replicas(
     work = dict.fromkeys(MODELS, Work(100, 100, 10_000))  # 0.1 s on an idle model
     decision = decide(Policy("large"), Request(work, ENGLISH, deadline_s=0.05), MODELS, LOADS, 0.0)
 
-    assert record_demand(feedback, decision, work, 0.0, deadline_s=0.05) is None
+    assert record_demand(feedback, decision, work, LOADS, 0.0, deadline_s=0.05) is None
     assert feedback["large"].shadow.tokens_per_s(0.0) == 0
 
 
@@ -165,7 +166,7 @@ def test_a_target_that_cannot_read_the_text_misses_nothing(feedback: dict[str, F
     for on_miss in (OnMiss.DEGRADE, OnMiss.REJECT):
         decision = decide(Policy("large"), request._replace(on_miss=on_miss), models, LOADS, 0.0)
         assert decision.whys["large"] is Why.TOO_LONG
-        assert record_demand(feedback, decision, work, 0.0) is None
+        assert record_demand(feedback, decision, work, LOADS, 0.0) is None
     assert feedback["large"].shadow.tokens_per_s(0.0) == 0
 
 
@@ -189,7 +190,7 @@ def refusals(
         request = Request(work, ENGLISH, now + budget_s, "large", on_miss=OnMiss.REJECT)
         loads = {"large": model.load(ledger, now, rng)}
         decision = decide(Policy("large"), request, {"large": model.model}, loads, now)
-        record_demand({"large": model}, decision, work, now, now + budget_s)
+        record_demand({"large": model}, decision, work, loads, now, now + budget_s)
         if decision.model is not None:
             return number
     return None
@@ -234,4 +235,30 @@ def test_a_request_that_finds_other_work_is_promised_what_crowding_says() -> Non
         model.completed(0.5, 0.1, 1.0, 0.0, 1.0, joined=True)
     assert model.load(ledger, 0.0, rng).margin == 1.0
     ledger.dispatched("large", "r1", 100, 0.0)
-    assert model.load(ledger, 0.0, rng).margin == pytest.approx(5.0)
+    load = model.load(ledger, 0.0, rng)
+    assert [load.margin, load.crowding] == pytest.approx([5.0, 5.0])
+
+
+def test_one_answer_after_a_replica_that_hung_does_not_stop_all_traffic() -> None:
+    correction = Correction(0.01)
+    correction.observe(60.0, 0.01, 1.0, joined=True)
+    assert correction.crowding == Correction.MOST_CROWDING
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+def test_work_that_replicas_share_is_doubted_as_it_is_predicted(replicas: int) -> None:
+    """Ten batches: they take as long on four replicas as two and a half on one."""
+    model, ledger = slow_start()
+    for name in range(1, replicas):
+        ledger.joined("large", f"other{name}")
+    tokens = 10 * model.model.curve.batch_tokens
+    work = Work(tokens, tokens, 0, 100)
+    given = MODELS["large"]
+    budget_s = 1.5 * predict(given, Load(replicas), work).total_s
+    idle = model.load(ledger, 0.0, random.Random(1))
+    before = model.correction.bias
+    busy_s = 2.0 * predict(model.model, idle, work).total_s
+    model.doubted(work, replicas, busy_s, budget_s, 1.0)
+    assert model.correction.bias == before, "other work is why"
+    model.doubted(work, replicas, predict(model.model, idle, work).total_s, budget_s, 2.0)
+    assert model.correction.bias < before

@@ -90,6 +90,11 @@ async def test_a_long_query_is_read_off_the_loop_and_counted(model: str, most: i
     assert threading.current_thread() not in tokenizer.threads
 
 
+def test_a_long_query_with_one_short_document_is_not_taken_for_short() -> None:
+    reader, _ = reader_of("word " * OFF_LOOP_CHARACTERS, ["a"])
+    assert not reader.is_short(["a"], None)
+
+
 async def test_a_short_query_is_read_on_the_loop_with_its_document() -> None:
     reader, tokenizer = reader_of("which?", ["a", "b"])
     prepared = await read(reader, "pairs", "cosine")
