@@ -263,7 +263,9 @@ class Quantile:
 
 
 class Latest:
-    """The value that a declared share of the last CROWD values exceeded, at least 1."""
+    """The value that a declared share of the last CROWD values exceeded, between the two next to it
+    by a straight line; at least 1.
+    """
 
     __slots__ = ("_ordered", "_share", "_values")
 
@@ -279,7 +281,10 @@ class Latest:
             del ordered[bisect_left(ordered, values.popleft())]
         values.append(value)
         insort(ordered, value)
-        return max(1.0, ordered[-1 - int(self._share * len(ordered))])
+        place = (1.0 - self._share) * (len(ordered) - 1)
+        low = int(place)
+        high = min(low + 1, len(ordered) - 1)
+        return max(1.0, ordered[low] + (place - low) * (ordered[high] - ordered[low]))
 
 
 class Correction:
