@@ -30,4 +30,5 @@ def loads_of(*ready_replicas: int) -> st.SearchStrategy[Load]:
         cold_start_s=st.none() | ticks,
         bias=st.sampled_from((0.5, 1.0, 2.0)),
         beside_s=st.lists(ticks, max_size=2).map(tuple),
+        crowding=st.sampled_from((1.0, 3.0)),
     )

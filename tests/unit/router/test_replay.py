@@ -121,6 +121,7 @@ some_loads = st.fixed_dictionaries(
             st.none() | st.floats(0, 90),
             st.floats(0.1, 10),
             st.lists(st.floats(0, 9), max_size=2).map(tuple),
+            st.floats(1, 10),
         )
         for name in MODELS
     }
