@@ -132,5 +132,5 @@ def launched(
         process.send_signal(signal.SIGINT)
         process.stdout.close()
         process.wait(timeout=60)
-        _, left = psutil.wait_procs(started, timeout=10)
+        _, left = psutil.wait_procs(started, timeout=60)
         assert not left, f"still running: {left}"
