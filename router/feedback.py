@@ -59,9 +59,8 @@ class Feedback:
         self._overhead = Quantile(0.5, OVERHEAD_ETA, first_s, LEAST_OVERHEAD_S, MOST_OVERHEAD_S)
         full_rate = model.curve.batch_tokens / model.curve.step(model.curve.batch_tokens)
         self.rate = ServiceRate(full_rate)
-        self.full_rate = ServiceRate(
-            full_rate
-        )  # over the time in which a batch or more was waiting
+        # over the time in which a batch or more was waiting
+        self.full_rate = ServiceRate(full_rate)
         self.offered, self.shadow = Demand(now), Demand(now)
         self._learner: Learner | ProfileLearner | None = None if measured else Learner(model.curve)
         self._replicas: dict[
