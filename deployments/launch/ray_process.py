@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -93,16 +94,18 @@ def serving(
         yield Path(context.address_info["session_dir"]) / "logs"
     finally:
         started = psutil.Process().children(recursive=True)
-        if client is not None and not gone():
-            _drain(config, haproxy_folder, drain_s)
-        with redirect_stdout(
-            StringIO()
-        ):  # Ray reports the controller's death, which is intended here
-            if not gone():  # otherwise a call that waits in another thread may never end
-                if client is not None:
-                    serve_internals.shut_down(client, SHUTDOWN_S)
-                ray.shutdown()
-        _end(started, LINGER_S)
+        try:
+            if client is not None and not gone():
+                _drain(config, haproxy_folder, drain_s)
+            with redirect_stdout(
+                StringIO()
+            ):  # Ray reports the controller's death, which is intended here
+                if not gone():  # otherwise a call that waits in another thread may never end
+                    if client is not None:
+                        serve_internals.shut_down(client, SHUTDOWN_S)
+                    ray.shutdown()
+        finally:
+            _end(started, LINGER_S)
 
 
 def sealed(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -243,9 +246,17 @@ def _end(processes: list[psutil.Process], linger_s: float) -> None:
 
 
 def say(line: str, event: str, **told: object) -> None:
-    """Print one event: a line with the time since the start, or with --json an object."""
+    """Print one event: a line with the time since the start, or with --json an object.
+
+    Once nobody reads the output (`| head`, a closed terminal), events are dropped and serving
+    goes on.
+    """
     since_s = time.time() - psutil.Process().create_time()
     if click.get_current_context().params["as_json"]:
-        click.echo(json.dumps({"event": event, "since_start_s": round(since_s, 1), **told}))
+        line = json.dumps({"event": event, "since_start_s": round(since_s, 1), **told})
     else:
-        click.echo(f"{since_s:6.1f} s  {line}")
+        line = f"{since_s:6.1f} s  {line}"
+    try:
+        click.echo(line)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import httpx
 import psutil
@@ -28,10 +29,20 @@ START_S = 120.0
 STOP_S = 30.0
 
 
-class Instance:
-    """One `embedding-router run`, its output, and every process that it started."""
+def unread() -> IO[str]:
+    """Return the writing end of a pipe that nobody reads, as after `| head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w")
 
-    def __init__(self, folder: Path, args: dict[str, str], port: int) -> None:
+
+class Instance:
+    """One `embedding-router run`, its output, and every process that it started.
+
+    Without `read`, nobody reads the output.
+    """
+
+    def __init__(self, folder: Path, args: dict[str, str], port: int, *, read: bool = True) -> None:
         config = folder / f"{port}.yaml"
         application = {
             "name": "hello",
@@ -42,7 +53,7 @@ class Instance:
         config.write_text(yaml.safe_dump({"applications": [application]}))
         self.port = port
         self._output = folder / f"{port}.txt"
-        with self._output.open("w") as output:
+        with self._output.open("w") if read else unread() as output:
             self.process = subprocess.Popen(
                 [
                     sys.executable,
@@ -96,7 +107,7 @@ class Instance:
             return True
 
 
-Start = Callable[[dict[str, str], int], Instance]
+Start = Callable[..., Instance]
 
 
 @pytest.fixture
@@ -104,8 +115,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts instances; those that a failing test left running are killed."""
     started: list[Instance] = []
 
-    def begin(args: dict[str, str], port: int) -> Instance:
-        started.append(Instance(tmp_path, args, port))
+    def begin(args: dict[str, str], port: int, *, read: bool = True) -> Instance:
+        started.append(Instance(tmp_path, args, port, read=read))
         return started[-1]
 
     yield begin
@@ -157,6 +168,25 @@ def test_a_request_under_way_is_answered_before_a_signal_ends_the_command(
         until.touch()
         assert answer.result().text == "whole"
     assert instance.process.wait(STOP_S) == 0, instance.output
+
+
+@pytest.mark.serve
+def test_a_request_under_way_is_answered_although_nobody_reads_the_output(
+    start: Start, tmp_path: Path
+) -> None:
+    instance, until = start({"word": "whole"}, free_port(), read=False), tmp_path / "until"
+    wait_for(lambda: not instance.refuses(), "the service to answer")
+    started = instance.descendants()
+    with ThreadPoolExecutor(1) as pool:
+        url = f"http://127.0.0.1:{instance.port}/?until={until}"
+        answer = pool.submit(httpx.get, url, timeout=60)
+        wait_for(Path(f"{until}.here").exists, "the request to be under way")
+        instance.process.send_signal(signal.SIGTERM)
+        wait_for(instance.refuses, "new requests to be refused")
+        until.touch()
+        assert answer.result().text == "whole"
+    assert instance.process.wait(STOP_S) == 0
+    assert psutil.wait_procs(started, timeout=0)[1] == []
 
 
 @pytest.mark.serve

@@ -130,7 +130,7 @@ def launched(
             psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         )
         process.send_signal(signal.SIGINT)
-        process.stdout.close()
-        process.wait(timeout=60)
-        _, left = psutil.wait_procs(started, timeout=60)
-        assert not left, f"still running: {left}"
+        output, _ = process.communicate(timeout=60)
+        _, left = psutil.wait_procs(started, timeout=10)
+        assert not left, f"still running: {left}, after:\n{output}"
+        assert not started or process.returncode == 0, output
