@@ -112,22 +112,32 @@ def native(space: Space) -> Encoder:
     return Encoder(space.model, space, "native", "both")
 
 
+def preference(encoder: Encoder, recall: float) -> tuple[float, bool, bool]:
+    """Return what encoders are compared by: higher recall, and among equals the one that recall was
+    measured against, as it is 1.0 at most also where a few queries found more; then native ones.
+    """
+    measured_against = encoder.native and not encoder.proofs and encoder.assumed == 1.0
+    return recall, measured_against, encoder.native
+
+
 def best_of_each(encoders: Iterable[Encoder], features: Features) -> dict[str, Encoder]:
     """For each model, its encoder with the highest expected recall on these texts.
 
     A model's cost is the same in every space. The first of equals is taken.
     """
-    best: dict[str, tuple[float, Encoder]] = {}
+    best: dict[str, tuple[tuple[float, bool, bool], Encoder]] = {}
     for encoder in encoders:
-        recall = encoder.recall_of(features)
-        if encoder.model not in best or recall > best[encoder.model][0]:
-            best[encoder.model] = recall, encoder
+        rank = preference(encoder, encoder.recall_of(features))
+        if encoder.model not in best or rank > best[encoder.model][0]:
+            best[encoder.model] = rank, encoder
     return {model: encoder for model, (_, encoder) in best.items()}
 
 
-def best_model(encoders: Mapping[str, Encoder], recalls: Mapping[str, float]) -> str:
-    """The model with the highest recall; among equals a native one, then the first."""
-    return max(encoders, key=lambda name: (recalls[name], encoders[name].native))
+def by_recall(encoders: Mapping[str, Encoder], recalls: Mapping[str, float]) -> list[str]:
+    """The models, the best one first, by `preference`; equals keep their order."""
+    return sorted(
+        encoders, key=lambda name: preference(encoders[name], recalls[name]), reverse=True
+    )
 
 
 @dataclass(slots=True)
@@ -208,11 +218,11 @@ def as_ranked(
 
     Encoders are ranked by recall; the quality of each is that of the best one times its recall.
     """
-    order = sorted(encoders, key=lambda name: (recalls[name], encoders[name].native))
-    own = models[order[-1]]
+    order = by_recall(encoders, recalls)
+    own = models[order[0]]
     points = own.quality_of(features, work.get(own.id, NO_WORK))
     ranked = dict(models)
-    for rank, name in enumerate(order, len(models)):
+    for rank, name in enumerate(reversed(order), len(models)):
         quality = {} if points is None else {"default": points * recalls[name]}
         ranked[name] = replace(models[name], rank=rank, quality=quality, long=None)
     return ranked

@@ -215,6 +215,12 @@ class ModelConfig(Section):
                     call_default_factory=True
                 ):
                     raise ValueError(f"a student has no `{key}`; remove it")
+            if self.max_tokens > MOST_TOKENS:
+                raise ValueError(
+                    f"a student reads at most {MOST_TOKENS} tokens; lower `max_tokens`"
+                )
+            if not self.space_of.endswith(f"/{self.dimensions}"):
+                raise ValueError("a student's dimensions are those of `space_of`; remove them")
         return self
 
     @field_validator("revision")

