@@ -49,9 +49,18 @@ class Load:
 
 
 @cache
-def words(tokenizer: str) -> tuple[str, ...]:
-    """Words that are one token of this tokenizer, both at the start of a text and after a space."""
+def words(tokenizer: str, english: Path | None = None) -> tuple[str, ...]:
+    """Words that are one token of this tokenizer, both at the start of a text and after a space.
+
+    They are made of random letters, and so of no language; with `english`, words of that text.
+    """
     encode = load(tokenizer)
+    if english is not None:
+        known = sorted(
+            {word for word in english.read_text().split() if word.isascii() and word.isalpha()}
+        )
+        counts = encode([f" {word}" for word in known], "document").counts
+        return tuple(word for word, count in zip(known, counts, strict=True) if count == 2)
     rng = random.Random(0)
     letters = "aeiourstlnmpcdbhgfwyk"
     found: set[str] = set()

@@ -21,6 +21,7 @@ from benchmarks.servers import ONE, NotReady, Server, kept
 
 MOST_CPU_RATIO, LEAST_RATIO = 1.03, 1.0
 HERE, THERE = "here", "there"
+ENGLISH = servers.ROOT / "tests" / "data" / "language" / "scifact-mini.json"
 ONE_MODEL = ",".join(name for name, point in POINTS.items() if len(point.shape.models) == 1)
 
 
@@ -71,6 +72,7 @@ def compared(name: str, here: list[Measured], there: list[Measured]) -> list[Row
     show_default=True,
     help="Rounds of the other points.",
 )
+@click.option("--english", is_flag=True, help="Texts of English words, not of invented ones.")
 @to_file
 @kept
 def main(
@@ -79,6 +81,7 @@ def main(
     seconds: float,
     rounds: int,
     other_rounds: int,
+    english: bool,
     file: Path | None,
     folder: Path,
 ) -> None:
@@ -93,7 +96,8 @@ def main(
     with ExitStack() as running:
         scratch = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         word_file = scratch / "words"
-        word_file.write_text("\n".join(load.words(str(servers.checkpoints(folder)[ONE]))))
+        tokenizer = str(servers.checkpoints(folder)[ONE])
+        word_file.write_text("\n".join(load.words(tokenizer, ENGLISH if english else None)))
         both = list[Server]()
         for name, root in ((HERE, servers.ROOT), (THERE, checkout.resolve())):
             try:
