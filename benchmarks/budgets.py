@@ -15,15 +15,17 @@ alternate in turns of a few seconds, in random order, on one router:
     least outstanding    of the models that can read the text, the one this client has fewest
                          requests at
 
-In time means that the last byte arrived within the budget, on the client's clock; an error is not
-in time. Quality is the config's points of the model that answered, for the text's language: over
-the answers in time, and over all requests, where a late answer has 0 points.
+In time means that the last byte arrived within the budget, on the client's clock, from the time
+that the request was due; an error is not in time. Quality is the config's points of the model that
+answered, for the text's language: over the answers in time, and over all requests, where a late
+answer has 0 points.
 """
 
 import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +42,9 @@ from benchmarks.live import (
     Texts,
     of_turns,
     router,
+    worst_lag,
 )
-from benchmarks.marks import Row, flat, write
+from benchmarks.marks import Row, flat, show, write
 from router.domain import Features, Model
 from router.models import build_models
 
@@ -81,7 +84,10 @@ def main(
         )
     rows = [summarise(name, load, answers, models) for (load, name), answers in told.items()]
     click.echo("\n".join(_table(rows, capacity)))
-    write([Row("requests/s of the largest model", capacity), *flat(rows, "load", "policy")], file)
+    lag = worst_lag(chain.from_iterable(told.values()))
+    show([lag])
+    capacity_row = Row("requests/s of the largest model", capacity)
+    write([capacity_row, lag, *flat(rows, "load", "policy")], file)
 
 
 def choosers(models: Mapping[str, Model], rng: random.Random) -> list[Chooser]:

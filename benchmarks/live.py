@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +28,7 @@ import httpx
 import psutil
 import yaml
 
-from benchmarks.marks import to_file
+from benchmarks.marks import Row, to_file
 from benchmarks.public_data import read, require, sample
 from deployments.launch.serve_config import application
 from deployments.tools.calibrate import replicas
@@ -114,8 +114,15 @@ class RequestResult(NamedTuple):
     status: int  # 0: no answer
     model: str | None
     reason: str | None
-    total_s: float
+    total_s: float  # since the request was due, until the last byte
     body: bytes = b""  # of an answer, where the client keeps it
+    at_s: float = 0.0  # when it was due, since the start of its load
+    lag_s: float = 0.0  # how much later the client sent it
+
+
+def worst_lag(results: Iterable[RequestResult]) -> Row:
+    """The longest time between a request's due time and its sending."""
+    return Row("client's worst lag, ms", 1000 * max((one.lag_s for one in results), default=0.0))
 
 
 class Router(NamedTuple):
@@ -280,13 +287,17 @@ class Client:
     async def __aexit__(self, *exc: object) -> None:
         await self._session.close()
 
-    async def send(self, ask: Ask) -> RequestResult:
-        """Send one request and time it until the last byte."""
+    async def send(self, ask: Ask, due_s: float | None = None) -> RequestResult:
+        """Send one request and time it until the last byte, from `due_s` of `time.perf_counter`
+        or from now.
+        """
         path = "rerank" if ask.documents else "embeddings"
         body: dict[str, Any] = {"input": ask.text.text, "encoding_format": "base64"}
         if ask.documents:
             body = {"query": ask.text.text, "documents": ask.documents}
-        start_s = time.perf_counter()
+        sent_s = time.perf_counter()
+        due_s = sent_s if due_s is None else due_s
+        lag_s = sent_s - due_s
         try:
             async with self._session.post(
                 f"{self._url}/{path}", json=body | dict(ask.options)
@@ -294,12 +305,12 @@ class Client:
                 read = await answer.read()
                 status, headers = answer.status, answer.headers
         except (aiohttp.ClientError, TimeoutError):
-            return RequestResult(ask, 0, None, None, time.perf_counter() - start_s)
+            total_s = time.perf_counter() - due_s
+            return RequestResult(ask, 0, None, None, total_s, lag_s=lag_s)
         model, reason = headers.get("x-embedding-model"), headers.get("x-routing-reason")
-        total_s = time.perf_counter() - start_s
-        return RequestResult(
-            ask, status, model, reason, total_s, read if self._keeps_bodies else b""
-        )
+        total_s = time.perf_counter() - due_s
+        kept = read if self._keeps_bodies else b""
+        return RequestResult(ask, status, model, reason, total_s, kept, lag_s=lag_s)
 
     async def at_rate(
         self,
@@ -311,13 +322,18 @@ class Client:
     ) -> list[RequestResult]:
         """Send `rate` requests per second with random gaps (Poisson), whether or not they are
         answered; return when all are.
+
+        The gaps depend on `rng` alone, and latency counts from the time that they give a request.
         """
-        loop = asyncio.get_running_loop()
-        tasks, next_s = list[asyncio.Task[RequestResult]](), loop.time()
-        until_s = next_s + seconds
-        while (next_s := next_s + rng.expovariate(rate)) < until_s:
-            await asyncio.sleep(max(0.0, next_s - loop.time()))
-            task = loop.create_task(self.send(make()))
+        loop, tasks = asyncio.get_running_loop(), list[asyncio.Task[RequestResult]]()
+        start_s, at_s = time.perf_counter(), 0.0
+
+        async def one(ask: Ask, at_s: float) -> RequestResult:
+            return (await self.send(ask, start_s + at_s))._replace(at_s=at_s)
+
+        while (at_s := at_s + rng.expovariate(rate)) < seconds:
+            await asyncio.sleep(max(0.0, start_s + at_s - time.perf_counter()))
+            task = loop.create_task(one(make(), at_s))
             if done is not None:
                 task.add_done_callback(lambda task: done(task.result()))
             tasks.append(task)

@@ -3,7 +3,10 @@
 SciFact-mini and Chinese XQuAD, each with an index for every model of the config in LanceDB. The
 best model is the one with the highest nDCG@10 on an idle service. Queries arrive as a Poisson
 process, each with a latency budget; a late answer counts as no results (nDCG and recall 0).
-Policies alternate in turns of a few seconds, in random order, on one router without a cache:
+Policies alternate in turns of a few seconds, in random order, on one router without a cache. A turn
+starts with seconds without load and a few of its load that are not counted, so that the router
+forgets the policy before. In the same turn at the same load, every policy receives the same queries
+at the same times:
 
     always best            its own index, whatever the budget
     always best, reject    the same; a query that would be late is refused
@@ -14,31 +17,45 @@ Policies alternate in turns of a few seconds, in random order, on one router wit
     both                   any model and index, adapter and student
 
 nDCG and recall are those of the documents that LanceDB finds in the index of the answer's space.
-`idle` is the result of the best model for the same queries when nothing is late. CPU seconds are of
-all processes of the service, including Ray's.
+`idle` is the result of the best model for the same queries when nothing is late. Latency counts
+from the time that a query is due. CPU seconds are of all processes of the service, including Ray's.
 
-The first run embeds and trains (`--keep` stores the result; `--prepare` stops there). The load
-takes about 15 minutes and needs a quiet machine.
+The marks compare sums over the same queries. Their 95 % intervals (`from`, `to`) are bootstrapped
+over the queries: they show what other queries could change, not what another run could.
+
+The first run embeds and trains (`--keep` stores the result; `--prepare` stops there). With
+`--seconds 15 --turns 1` the load takes 9 minutes for each set, and it needs a quiet machine.
 """
 
 import asyncio
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import httpx
 import numpy as np
+import numpy.typing as npt
 import orjson
 import psutil
 import pybase64
 
-from benchmarks.live import Ask, Client, RequestResult, Router, Text, router, with_config
+from benchmarks.live import (
+    Ask,
+    Client,
+    RequestResult,
+    Router,
+    Text,
+    router,
+    with_config,
+    worst_lag,
+)
 from benchmarks.marks import Row, at_least, at_most, show, to_file, write
 from benchmarks.public_data import SETS, Judged, whole
+from benchmarks.ratios import mean_interval
 from benchmarks.search_stage import Stage, prepare
 from deployments.launch.serve_config import application
 from router.retrieval import TOP, ndcg, recall
@@ -46,10 +63,13 @@ from router.space import Space
 
 LOADS = (0.3, 0.8, 1.2)
 FIXED = ("always best", "always best, reject", "always fast")
+ROUTED = "both"  # with all encoders
 CLIENTS, CAPACITY_S = 16, 6.0
+QUIET_S, START_S = 2.0, 4.0  # before each turn: without load, and with load that is not counted
 BUDGET_OF_IDLE = 4.0  # the budget is so many times what the best model takes when idle
 KEPT_AT_120, LOST_AT_30 = 0.97, 0.005
 WITHIN_A_POINT = 0.01
+Vector = npt.NDArray[np.float64]
 
 
 def named(set_name: str, policy: str) -> str:
@@ -60,10 +80,18 @@ def named(set_name: str, policy: str) -> str:
 class Scored(NamedTuple):
     """One query that was sent."""
 
+    query: str
     in_time: bool
     ndcg: float  # 0 where it was late
     recall: float
     idle_ndcg: float  # of the best model on the same query
+
+
+class PolicyAnswers(NamedTuple):
+    """What a policy answered at a load."""
+
+    scored: list[Scored]  # in the order of arrival, the same queries for each policy
+    cpu_s: float  # of the service, for each query that was sent
 
 
 class AtLoad(NamedTuple):
@@ -104,41 +132,40 @@ class Finder:
 
 
 class Queries:
-    """The set's queries, each as often as any other."""
+    """A set's queries in random order, each as often as any other."""
 
-    def __init__(self, judged: Judged, language: str, rng: random.Random) -> None:
-        self._all = [Text(query.text, language, "query") for query in judged.queries]
-        self._rng, self._left = rng, list[Text]()
+    def __init__(self, texts: Sequence[Text], rng: random.Random) -> None:
+        self._all, self._rng, self._left = texts, rng, list[Text]()
 
     def __next__(self) -> Text:
         if not self._left:
             self._left = self._rng.sample(self._all, len(self._all))
         return self._left.pop()
 
-    def every(self) -> list[Text]:
-        """Each query once."""
-        return list(self._all)
-
 
 class Driver:
     """One set on one running router."""
 
     def __init__(
-        self, stage: Stage, judged: Judged, language: str, running: Router, rng: random.Random
+        self, stage: Stage, judged: Judged, language: str, running: Router, seed: int
     ) -> None:
-        self.stage, self._running, self._rng = stage, running, rng
+        self.stage, self._running = stage, running
+        self._seed = f"{seed} {stage.name}"
         self._finder = Finder(stage, judged)
-        self._queries = Queries(judged, language, rng)
+        self._texts = [Text(query.text, language, "query") for query in judged.queries]
+        self.results = list[RequestResult]()  # those that count
         self.idle: dict[str, float] = {}  # nDCG@10 of the best model, by query
         self.fast_idle = self.idle_s = self.capacity = 0.0
 
-    def _ask(self, policy: str, budget_s: float | None) -> Ask:
+    def _asks(self, policy: str, budget_s: float | None, rng: random.Random) -> Callable[[], Ask]:
+        """The generator of a policy's requests, with queries in the order that `rng` gives."""
         options: dict[str, Any] = {"space": named(self.stage.name, policy), "input_type": "query"}
         if budget_s is not None:
             options["latency_budget_ms"] = budget_s * 1000
         if policy == "always best, reject":
             options["on_budget_miss"] = "reject"
-        return Ask(next(self._queries), options, budget_s)
+        queries = Queries(self._texts, rng)
+        return lambda: Ask(next(queries), options, budget_s)
 
     async def rest(self, client: Client) -> None:
         """Results and times of each model on an idle service, and the best model's capacity."""
@@ -148,41 +175,49 @@ class Driver:
         fast = await self._alone(client, "always fast")
         self.fast_idle = float(np.mean([self._finder.scores(told)[0] for told in fast]))
         self.capacity = await client.capacity(
-            lambda: self._ask("always best", None), CLIENTS, CAPACITY_S
+            self._asks("always best", None, random.Random(self._seed)), CLIENTS, CAPACITY_S
         )
 
     async def _alone(self, client: Client, policy: str) -> list[RequestResult]:
         options = {"space": named(self.stage.name, policy), "input_type": "query"}
-        answers = [await client.send(Ask(text, options)) for text in self._queries.every()]
+        answers = [await client.send(Ask(text, options)) for text in self._texts]
         if wrong := [told for told in answers if told.status != httpx.codes.OK]:
             raise click.ClickException(f"{policy}: the router answered {wrong[0].status}")
         return answers
 
     async def turns(
         self, client: Client, load: float, seconds: float, turns: int, budget_s: float
-    ) -> dict[str, tuple[list[Scored], float]]:
-        """Results of each policy's queries at a load, and the CPU seconds of the service."""
-        policies = list(self.stage.collections)
-        found: dict[str, list[Scored]] = {policy: [] for policy in policies}
-        cpu_s = dict.fromkeys(policies, 0.0)
-        for _ in range(turns):
-            for policy in self._rng.sample(policies, len(policies)):
+    ) -> dict[str, PolicyAnswers]:
+        """Answers of each policy at a load."""
+        scored = {policy: list[Scored]() for policy in self.stage.collections}
+        cpu_s, sent = dict.fromkeys(scored, 0.0), dict.fromkeys(scored, 0)
+        for turn in range(turns):
+            seed = f"{self._seed} {load} {turn}"
+            for policy in random.Random(f"{seed} order").sample(list(scored), len(scored)):
+                await asyncio.sleep(QUIET_S)
                 before = self._cpu_s()
                 answers = await client.at_rate(
-                    lambda policy=policy: self._ask(policy, budget_s),  # type: ignore[misc]
+                    self._asks(policy, budget_s, random.Random(f"{seed} queries")),
                     load * self.capacity,
-                    seconds,
-                    self._rng,
+                    START_S + seconds,
+                    random.Random(f"{seed} gaps"),
                 )
                 cpu_s[policy] += self._cpu_s() - before
-                found[policy] += [self._scored(told) for told in answers]
-        return {policy: (some, cpu_s[policy]) for policy, some in found.items()}
+                sent[policy] += len(answers)
+                counted = [told for told in answers if told.at_s >= START_S]
+                scored[policy] += map(self._scored, counted)
+                self.results += [told._replace(body=b"") for told in counted]
+        return {
+            policy: PolicyAnswers(some, cpu_s[policy] / max(1, sent[policy]))
+            for policy, some in scored.items()
+        }
 
     def _scored(self, told: RequestResult) -> Scored:
         budget_s = told.ask.budget_s
         in_time = told.status == httpx.codes.OK and (budget_s is None or told.total_s <= budget_s)
         scores = self._finder.scores(told) if in_time else (0.0, 0.0)
-        return Scored(in_time, *scores, self.idle[told.ask.text.text])
+        query = told.ask.text.text
+        return Scored(query, in_time, *scores, self.idle[query])
 
     def _cpu_s(self) -> float:
         """CPU seconds of the service."""
@@ -198,9 +233,11 @@ class Driver:
         return spent
 
 
-def row_of(name: str, load: float, policy: str, found: Sequence[Scored], cpu_s: float) -> AtLoad:
+def row_of(name: str, load: float, policy: str, answers: PolicyAnswers) -> AtLoad:
     """The figures of one policy at one load."""
+    found = answers.scored
     values = np.array([one.ndcg for one in found])
+    low, high = mean_interval(values, [one.query for one in found])
     return AtLoad(
         name,
         load,
@@ -208,15 +245,20 @@ def row_of(name: str, load: float, policy: str, found: Sequence[Scored], cpu_s: 
         len(found),
         float(np.mean([one.in_time for one in found])),
         float(values.mean()),
-        float(1.96 * values.std() / max(1, len(values)) ** 0.5),
+        (high - low) / 2,
         float(np.mean([one.recall for one in found])),
         float(np.mean([one.idle_ndcg for one in found])),
-        1000 * cpu_s / max(1, len(found)),
+        1000 * answers.cpu_s,
     )
 
 
-def marks(rows: Sequence[AtLoad]) -> Iterator[tuple[Row, str]]:
-    """Each mark of one set, and an explanation of the loss of nDCG."""
+def marks(
+    rows: Sequence[AtLoad], found: Mapping[tuple[float, str], Sequence[Scored]]
+) -> Iterator[tuple[Row, str]]:
+    """Each mark of one set, with an interval and an explanation of the loss of nDCG.
+
+    `found` has the queries of each load and policy.
+    """
     at = {(row.load, row.policy): row for row in rows}
     busy = [row for row in rows if row.load == LOADS[-1] and row.policy not in FIXED]
     if not busy:
@@ -227,12 +269,44 @@ def marks(rows: Sequence[AtLoad]) -> Iterator[tuple[Row, str]]:
         other = 100 * at[LOADS[-1], policy].ndcg
         name = f"{top.set}, 120 %: points of {top.policy} against {policy}"
         yield Row(name, 100 * top.ndcg, other, 100 * top.ndcg > other), _why(top)
-    name = f"{top.set}, 120 %: kept by {top.policy} of idle always best, %"
-    yield at_least(name, 100 * top.ndcg / top.idle_ndcg, 100 * KEPT_AT_120), _why(top)
+    for row in busy:
+        if row is top or row.policy == ROUTED:
+            mine, name = found[row.load, row.policy], f"{row.set}, 120 %:"
+            for policy in FIXED[:2]:
+                gain = gains(mine, [one.ndcg for one in found[row.load, policy]])
+                label = f"{name} points that {row.policy} gains over {policy}"
+                yield from _with_interval(Row(label, 100 * gain.mean()), mine, 100 * gain)
+            idle = np.array([one.idle_ndcg for one in mine])
+            kept = 100 * row.ndcg / row.idle_ndcg
+            label = f"{name} kept by {row.policy} of idle always best, %"
+            kept_row = at_least(label, kept, 100 * KEPT_AT_120 if row is top else None)
+            values = 100 * np.array([one.ndcg for one in mine])
+            yield from _with_interval(kept_row, mine, values, idle, _why(row))
+            gain = gains(mine, idle)
+            label = f"{name} points that {row.policy} gains over idle always best"
+            yield from _with_interval(Row(label, 100 * gain.mean()), mine, 100 * gain)
     for row in rows:
         if row.load == LOADS[0] and row.policy not in FIXED:
+            mine = found[row.load, row.policy]
+            loss = -100 * gains(mine, [one.idle_ndcg for one in mine])
             name = f"{row.set}, 30 %: points that {row.policy} loses"
-            yield at_most(name, 100 * (row.idle_ndcg - row.ndcg), 100 * LOST_AT_30), _why(row)
+            lost_row = at_most(name, loss.mean(), 100 * LOST_AT_30)
+            yield from _with_interval(lost_row, mine, loss, why=_why(row))
+
+
+def gains(mine: Sequence[Scored], other: npt.ArrayLike) -> Vector:
+    """nDCG of each query less that of the same query elsewhere."""
+    return np.array([one.ndcg for one in mine]) - np.asarray(other, np.float64)
+
+
+def _with_interval(
+    row: Row, mine: Sequence[Scored], values: Vector, of: npt.ArrayLike = 1.0, why: str = ""
+) -> Iterator[tuple[Row, str]]:
+    """A row and the ends of its interval over the queries."""
+    low, high = mean_interval(values, [one.query for one in mine], of)
+    yield row, why
+    yield Row(f"{row.name}, from", low), ""
+    yield Row(f"{row.name}, to", high), ""
 
 
 def _why(row: AtLoad) -> str:
@@ -293,8 +367,8 @@ def plot(rows: Sequence[AtLoad], path: Path) -> None:
 
 async def drive(
     driver: Driver, seconds: float, turns: int, budget_ms: float | None
-) -> list[AtLoad]:
-    """Run all loads of one set."""
+) -> tuple[list[AtLoad], dict[tuple[float, str], list[Scored]]]:
+    """Run all loads of one set: the rows, and the queries of each load and policy."""
     async with Client(driver._running.url, keeps_bodies=True) as client:
         await driver.rest(client)
         name = driver.stage.name
@@ -306,12 +380,13 @@ async def drive(
             f"fast {driver.stage.fast} ({driver.fast_idle:.3f}); budget {1000 * budget_s:.0f} ms",
             err=True,
         )
-        rows = []
+        rows, scored = list[AtLoad](), dict[tuple[float, str], list[Scored]]()
         for load in LOADS:
             found = await driver.turns(client, load, seconds, turns, budget_s)
-            rows += [row_of(name, load, policy, *one) for policy, one in found.items()]
+            rows += [row_of(name, load, policy, one) for policy, one in found.items()]
+            scored |= {(load, policy): one.scored for policy, one in found.items()}
             click.echo("\n".join(table(rows[-len(found) :])), err=True)
-    return rows
+    return rows, scored
 
 
 @click.command()
@@ -376,7 +451,7 @@ def main(
         for model, one in args.deployed.items()
         if not models or model in models
     ]
-    rng, rows, said = random.Random(seed), list[AtLoad](), list[str]()
+    rows, said = list[AtLoad](), list[str]()
     reached = list[tuple[Row, str]]()
     for name in names:
         language, read = SETS[name]
@@ -388,14 +463,17 @@ def main(
         collections = {named(name, policy): one for policy, one in stage.collections.items()}
         sections = {"collections": collections, "cache": {"max_bytes": 0}}
         with router(config, None, models=stage.models, **sections) as running:
-            driver = Driver(stage, judged, language, running, rng)
-            found = asyncio.run(drive(driver, seconds, turns, budget_ms))
+            driver = Driver(stage, judged, language, running, seed)
+            found, scored = asyncio.run(drive(driver, seconds, turns, budget_ms))
         rows += found
         said += [f"{name}: left out: {policy}: {why}" for policy, why in stage.left_out.items()]
         if driver.fast_idle >= (idle := found[0].idle_ndcg) - WITHIN_A_POINT:
             close = f"within a point of the best ({driver.fast_idle:.3f} and {idle:.3f})"
             said.append(f"{name}: not counted: the fastest model is {close}")
-        reached += marks(found)
+        else:
+            reached += marks(found, scored)
+        lag = worst_lag(driver.results)
+        reached.append((lag._replace(name=f"{name}: {lag.name}"), ""))
     if not rows:
         return
     if picture is not None:

@@ -1,13 +1,15 @@
 """Preparation of `benchmarks search`: an index per space, an adapter, a student and their proofs,
 made with the product's commands.
 
-Everything is stored in a folder and made once; an interrupted run continues. Every document of the
-set is in every fit, and the collections declare this (`documents: fixed`).
+Everything is stored in a folder and made once; an interrupted run continues. A run
+with options that would make something else is refused (`options.json`). Every document of the set
+is in every fit, and the collections declare this (`documents: fixed`).
 """
 
+import hashlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,10 +50,11 @@ def prepare(
     """Build the missing artefacts with one router; the first space is the fastest."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    index, proof = folder / "index", folder / "index" / "proof.json"
+    _same_options(folder, proof, choice, general)
     texts, queries, qrels = _write(judged, folder)
     spaces, fast = [str(space) for space in choice], choice[0]
     given = ["--texts", texts, "--queries", queries, "--qrels", qrels]
-    index, proof = folder / "index", folder / "index" / "proof.json"
     bridge, made = folder / "adapter.npz", folder / "student" / "student.npz"
     prepared = folder / "prepared"
     if not prepared.exists():
@@ -59,12 +62,14 @@ def prepare(
         with router(config, None, collections=collections) as running:
             at = ["--base-url", running.url]
             long = ["--truncate", "end"]
-            _run("index", *at, "--collection", name, *given, *long, "-o", str(index))
+            if why := _run("index", *at, "--collection", name, *given, *long, "-o", str(index)):
+                raise click.ClickException(f"embedding-router index: {why}")
             to = ["--to", str(measured.load(proof).space)]
-            _try("align", *at, "--from", fast.model, *to, *given, "-o", str(bridge))
+            adapter_error = _run("align", *at, "--from", fast.model, *to, *given, "-o", str(bridge))
             start = [] if general is None else ["--from", str(general)]
-            _try("distill", *at, *to, *given, *start, "-o", str(made.parent))
-        prepared.touch()
+            student_error = _run("distill", *at, *to, *given, *start, "-o", str(made.parent))
+        prepared.write_bytes(orjson.dumps({"adapter": adapter_error, "student": student_error}))
+    failures = orjson.loads(prepared.read_bytes() or b"{}")
     best = measured.load(proof).space
     db = lancedb.connect(folder / "lance")
     tables = {
@@ -79,9 +84,38 @@ def prepare(
     weights = {"kind": "student", "weights": str(made)}
     students = {taught: {"engine": weights, "space_of": str(best)}} if made.exists() else {}
     collections, left_out = _policies(
-        measured.load(proof), spaces, proof, bridge, made, taught, min_recall
+        measured.load(proof), spaces, proof, bridge, made, taught, failures, min_recall
     )
     return Stage(name, best, fast, tables, students, collections, left_out)
+
+
+def _same_options(folder: Path, proof: Path, choice: Sequence[Space], general: Path | None) -> None:
+    """Record what the folder is made with. Raises click.ClickException if it was other options.
+
+    A folder without a record has its models in its proof; any general student is accepted.
+    """
+    record = folder / "options.json"
+    now = {
+        "--model": ", ".join(sorted(str(space) for space in choice)),
+        "--general": "none" if general is None else f"{general.name} ({_digest(general)})",
+    }
+    if record.exists():
+        made = orjson.loads(record.read_bytes())
+    elif proof.exists():
+        found = measured.load(proof)
+        made = now | {"--model": ", ".join(sorted({str(found.space), *found.kept}))}
+    else:
+        record.write_bytes(orjson.dumps(made := now))
+    for option, given in now.items():
+        if made[option] != given:
+            raise click.ClickException(
+                f"{folder} was prepared with {option} {made[option]}, not {given}; name another "
+                "folder with --keep"
+            )
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
 def _policies(
@@ -91,6 +125,7 @@ def _policies(
     bridge: Path,
     made: Path,
     taught: str,
+    failures: Mapping[str, str | None],
     min_recall: float,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The collection of each policy, without those whose encoders keep too little."""
@@ -124,7 +159,7 @@ def _policies(
             collections[policy] = {"space": best, "encoders": [encoders[kind]], **floor}
         else:
             left_out[policy] = (
-                f"the set is too small to make the {kind}"
+                failures.get(kind) or f"there is no proof of the {kind}"
                 if proofs[kind] is None
                 else f"the {kind} keeps less than {LEAST_KEPT:.0%}"
             )
@@ -146,13 +181,22 @@ def _write(judged: Judged, folder: Path) -> tuple[str, str, str]:
     return str(files[0]), str(files[1]), str(files[2])
 
 
-def _run(*arguments: str) -> None:
-    if not _try(*arguments):
-        raise click.ClickException(f"embedding-router {arguments[0]} failed")
-
-
-def _try(*arguments: str) -> bool:
-    """Run a command; False if it failed (it prints why)."""
+def _run(*arguments: str) -> str | None:
+    """Run a command and print what it prints; the message it failed with, None if it did not."""
     click.echo(f"embedding-router {' '.join(arguments)}", err=True)
     command = [sys.executable, "-m", "router.cli", *arguments]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    lines = list[str]()
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            click.echo(line, err=True, nl=False)
+            lines.append(line)
+    return reason(lines, process.returncode) if process.returncode else None
+
+
+def reason(lines: Sequence[str], status: int) -> str:
+    """The message of a failed command: from its last `Error: `, or else its last line."""
+    _, found, message = "".join(lines).rpartition("Error: ")
+    if not found:
+        message = next((line for line in reversed(lines) if line.strip()), "")
+    return " ".join(message.split()) or f"exit status {status}"

@@ -53,7 +53,9 @@ def asks(texts: Texts, rng: random.Random) -> Ask:
 
 
 async def replay(url: str, sent: Sequence[Sent]) -> list[RequestResult]:
-    """Send each request at its time."""
+    """Send each request at its time. Latency counts from its sending, as in the log that is
+    simulated.
+    """
     async with Client(url) as client:
         start_s = time.perf_counter()
 

@@ -29,8 +29,9 @@ def test_both_kinds_are_sent_and_judged(tmp_path: Path) -> None:
         file = tmp_path / "rows.json"
         done = CliRunner().invoke(main, [*options, "--json", str(file)])
     assert not done.exception or isinstance(done.exception, SystemExit), done.output
-    [capacity, *rows] = json.loads(file.read_text())["rows"]
+    [capacity, lag, *rows] = json.loads(file.read_text())["rows"]
     assert capacity["value"] > 0
+    assert lag["value"] > 0
     for row in rows:
         line, figure, *model = row["name"].split(": ")
         policy, kind = line.partition(" ")[2].split(", ")

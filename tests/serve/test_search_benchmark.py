@@ -42,20 +42,20 @@ def corpus(folder: Path) -> None:
 
 
 def config(folder: Path) -> Path:
-    """wordllama's table, and its first 64 columns as a smaller model."""
+    """wordllama's table, and its first 32 columns as a model that is worse by more than a point."""
     data = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
     (application,) = data["applications"]
     application["deployments"] = [
-        {"name": name, "ray_actor_options": {"num_cpus": 0.1}} for name in ("cut-64", LARGE)
+        {"name": name, "ray_actor_options": {"num_cpus": 0.1}} for name in ("cut-32", LARGE)
     ]
     large: dict[str, Any] = application["args"]["models"][LARGE]
     for key in ("fingerprint", "profile", "matryoshka"):
         large.pop(key)
     tables = load_file(resolve_path(large["engine"]["weights"]))
     cut = folder / "cut.safetensors"
-    save_file({name: table[:, :64].copy() for name, table in tables.items()}, cut)
-    small = {**large, "engine": {"kind": "static", "weights": str(cut)}, "dimensions": 64}
-    args = {"models": {"cut-64": small, LARGE: large}, "tiers": {"fast": "cut-64", "best": LARGE}}
+    save_file({name: table[:, :32].copy() for name, table in tables.items()}, cut)
+    small = {**large, "engine": {"kind": "static", "weights": str(cut)}, "dimensions": 32}
+    args = {"models": {"cut-32": small, LARGE: large}, "tiers": {"fast": "cut-32", "best": LARGE}}
     application["args"] = asyncio.run(with_fingerprints(args, folder))
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(data, sort_keys=False))
@@ -83,6 +83,13 @@ def test_every_policy_has_a_row_at_every_load_with_marks_and_a_picture(tmp_path:
         assert line["queries"] > 0
         assert 0.0 <= line["ndcg"] <= 1.0
         assert line["idle_ndcg"] > 0.5
+    values = {row["name"]: row["value"] for row in rows}
+    for load in LOADS:
+        assert len({line["queries"] for line in lines if line["load"] == load}) == 1
+    assert values["xquad-zh: client's worst lag, ms"] > 0
+    for name in ("points that both gains over always best", "kept by both of idle always best, %"):
+        name = f"xquad-zh, 120 %: {name}"
+        assert values[f"{name}, from"] <= values[name] <= values[f"{name}, to"]
     marks = [row for row in rows if row.get("mark") is not None]
     assert marks
     assert all(isinstance(row["met"], bool) for row in marks)
