@@ -51,7 +51,7 @@ def prepare(
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     index, proof = folder / "index", folder / "index" / "proof.json"
-    _same_options(folder, proof, choice, general)
+    check_options(folder, proof, choice, general)
     texts, queries, qrels = _write(judged, folder)
     spaces, fast = [str(space) for space in choice], choice[0]
     given = ["--texts", texts, "--queries", queries, "--qrels", qrels]
@@ -89,7 +89,7 @@ def prepare(
     return Stage(name, best, fast, tables, students, collections, left_out)
 
 
-def _same_options(folder: Path, proof: Path, choice: Sequence[Space], general: Path | None) -> None:
+def check_options(folder: Path, proof: Path, choice: Sequence[Space], general: Path | None) -> None:
     """Record what the folder is made with. Raises click.ClickException if it was other options.
 
     A folder without a record has its models in its proof; any general student is accepted.

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.search import FIXED, LOADS
+from benchmarks.search_report import FIXED, LOADS
 from router.model_config import resolve_path
 from tests.support.bridges import with_fingerprints
 from tests.support.launched import ROOT

@@ -3,8 +3,6 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,13 @@ import click
 import numpy as np
 import pytest
 
-from benchmarks import search, search_stage
+from benchmarks import search
 from benchmarks.live import Ask, Client, RequestResult, Router, Text, worst_lag
 from benchmarks.public_data import Judged
 from benchmarks.ratios import mean_interval
-from benchmarks.search import LOADS, Driver, PolicyAnswers, Scored, marks, row_of
-from benchmarks.search_stage import Stage, prepare, reason
+from benchmarks.search import Driver
+from benchmarks.search_report import LOADS, PolicyAnswers, Scored, marks, row_of
+from benchmarks.search_stage import Stage, check_options, reason
 from deployments.tools.corpus import Text as Document
 from router.space import Space
 
@@ -129,32 +128,21 @@ def test_marks_have_paired_differences_with_intervals() -> None:
     assert at["30 %: points that both loses"].value == pytest.approx(0.4)
 
 
-@pytest.fixture
-def no_router(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def started(*_: Any, **__: Any) -> Iterator[Router]:
-        yield Router("http://nowhere", None, None)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(search_stage, "router", started)
-    monkeypatch.setattr(search_stage, "_run", lambda *_: "not here")
-
-
-@pytest.mark.usefixtures("no_router")
 def test_what_was_made_with_other_options_is_refused(tmp_path: Path) -> None:
-    general = tmp_path / "general.npz"
+    general, proof = tmp_path / "general.npz", tmp_path / "index" / "proof.json"
     general.write_bytes(b"a student")
+    check_options(tmp_path, proof, [FAST, BEST], general)
+    check_options(tmp_path, proof, [FAST, BEST], general)
 
-    def made(spaces: list[Space], start: Path | None) -> str:
-        with pytest.raises(click.ClickException) as refused:
-            prepare("set", JUDGED, tmp_path, spaces, tmp_path / "keep", start, 0.9)
-        return refused.value.message
+    def refused(spaces: list[Space], start: Path | None) -> str:
+        with pytest.raises(click.ClickException) as error:
+            check_options(tmp_path, proof, spaces, start)
+        return error.value.message
 
-    assert made([FAST, BEST], general) == "embedding-router index: not here"
-    assert made([FAST, BEST], general) == "embedding-router index: not here", "continues"
-    assert "prepared with --model large/8, small/4, not large/8;" in made([BEST], general)
-    assert "prepared with --general general.npz (" in made([FAST, BEST], None)
+    assert "prepared with --model large/8, small/4, not large/8;" in refused([BEST], general)
+    assert "prepared with --general general.npz (" in refused([FAST, BEST], None)
     general.write_bytes(b"another")
-    assert "prepared with --general general.npz (" in made([FAST, BEST], general)
+    assert "prepared with --general general.npz (" in refused([FAST, BEST], general)
 
 
 @pytest.mark.parametrize(
