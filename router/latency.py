@@ -14,15 +14,13 @@ steps, and router/profile.py reads profiles.
 
 import math
 import operator
-from bisect import bisect_left, insort
-from collections import deque
 
 from router.domain import Curve
 
 MARGIN_ETA = 0.2
 AIM_ETA, MOST_AIM = 0.1, 1.5
 BIAS_GAIN, BIAS_CLIP = 0.2, 0.4
-CROWD = 32  # answers that `crowding` remembers
+CROWD_ETA = 0.5  # three late answers multiply `crowding` by 4; decision 12 compares others
 
 
 class Learner:
@@ -262,47 +260,22 @@ class Quantile:
         return exceeded
 
 
-class Latest:
-    """The value that a declared share of the last CROWD values exceeded, between the two next to it
-    by a straight line; at least 1.
-    """
-
-    __slots__ = ("_ordered", "_share", "_values")
-
-    def __init__(self, share: float) -> None:
-        self._share = share
-        self._values = deque[float]()
-        self._ordered = list[float]()
-
-    def observe(self, value: float) -> float:
-        """Add one value; returns the result."""
-        values, ordered = self._values, self._ordered
-        if len(values) == CROWD:
-            del ordered[bisect_left(ordered, values.popleft())]
-        values.append(value)
-        insort(ordered, value)
-        place = (1.0 - self._share) * (len(ordered) - 1)
-        low = int(place)
-        high = min(low + 1, len(ordered) - 1)
-        return max(1.0, ordered[low] + (place - low) * (ordered[high] - ordered[low]))
-
-
 class Correction:
     """The factors of one model: pass `bias` and `margin` to `Ledger.load`, and every completion to
     `observe`.
 
     Texts that come later can join a call and make it longer. That happens under load, and says
     nothing about an idle model. So answers from such calls change `crowding` alone, which is
-    another factor on the tail of requests that find other work. It follows the last CROWD answers,
-    and all others count for it as in time.
+    another factor on the tail of requests that find other work: an online quantile too, for which
+    all others count as in time.
     """
 
-    __slots__ = ("_latest", "_margin", "_missed", "_share", "bias", "crowding", "margin")
+    __slots__ = ("_crowding", "_margin", "_missed", "_share", "bias", "crowding", "margin")
 
     LEAST_MARGIN = 0.5
     LEAST_BIAS = 0.1
     MOST_BIAS = 100.0
-    MOST_CROWDING = 10.0  # one call that waited for a hung replica must not stop all traffic
+    MOST_CROWDING = 10.0  # calls that waited for a hung replica must not stop all traffic
 
     def __init__(self, miss_share: float) -> None:
         # factor on the curve that makes half of the predictions too long and half too short
@@ -311,16 +284,17 @@ class Correction:
         self.margin = 1.0
         self._margin = Quantile(miss_share, MARGIN_ETA, lowest=self.LEAST_MARGIN)
         self.crowding = 1.0
-        self._latest = Latest(miss_share)
+        self._crowding = Quantile(miss_share, CROWD_ETA, 1.0, 1.0, self.MOST_CROWDING)
         self._share = miss_share
         self._missed = 0.0  # misses above (> 0) or below the declared share, in steps of AIM_ETA
 
     def relax(self, times: int) -> None:
-        """Lower a margin above 1 as `times` answers in time would; only real answers bring it
-        below 1.
+        """Lower crowding, and a margin above 1, as `times` answers in time would; only real answers
+        bring the margin below 1.
         """
-        for _ in range(min(times, CROWD) if self.crowding > 1.0 else 0):
-            self.crowding = self._latest.observe(0.0)
+        if self.crowding > 1.0:
+            relaxed = self.crowding * math.exp(-CROWD_ETA * self._share * times)
+            self.crowding = self._crowding.value = max(1.0, relaxed)
         if self.margin > 1.0:
             relaxed = self.margin * math.exp(-MARGIN_ETA * self._share * times)
             self.margin = self._margin.value = max(1.0, relaxed)
@@ -349,8 +323,8 @@ class Correction:
         if not (actual_s > 0.0 and predicted_s > 0.0):
             return
         ratio = actual_s * bias / (predicted_s * self.bias)
-        crowding = min(ratio / self.margin, self.MOST_CROWDING) if joined else 0.0
-        self.crowding = self._latest.observe(crowding)
+        self._crowding.observe(ratio / self.margin if joined else 0.0)
+        self.crowding = self._crowding.value
         if joined:
             return
         missed = actual_s > predicted_s * (self.margin if margin is None else margin)

@@ -100,7 +100,8 @@ class PartialCorrection(Correction):
         if not self._kept.aim:
             self._missed = 0.0
         if not self._kept.margin:
-            self.margin = self._margin.value = self.crowding = 1.0
+            self.margin = self._margin.value = 1.0
+            self.crowding = self._crowding.value = 1.0
 
 
 class OldReports(Ledger):

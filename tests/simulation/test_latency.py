@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from router.curve_fit import Point, fit
 from router.domain import Curve
-from router.latency import CROWD, MARGIN_ETA, Correction, Latest, Learner, Quantile
+from router.latency import CROWD_ETA, MARGIN_ETA, Correction, Learner, Quantile
 
 untimed = settings(deadline=None)
 
@@ -291,29 +291,52 @@ def test_answers_that_later_texts_joined_change_nothing_for_an_idle_model(
     for ratio in ratios:
         correction.observe(ratio, 1.0, 1.0, joined=True)
     assert (correction.bias, correction.margin) == (1.0, 1.0)
-    assert 1.0 <= correction.crowding <= max([1.0, *ratios])
+    most = min(max([1.0, *ratios]) * math.exp(CROWD_ETA), Correction.MOST_CROWDING)
+    assert 1.0 <= correction.crowding <= most
 
 
 @untimed
-@given(st.lists(RATIOS, min_size=1, max_size=3 * CROWD), st.sampled_from((0.01, 0.05, 0.2)))
-def test_crowding_is_what_the_declared_share_of_the_last_answers_exceeded(
+@given(
+    st.lists(st.floats(0.2, Correction.MOST_CROWDING * math.exp(-CROWD_ETA)), max_size=300),
+    st.sampled_from((0.01, 0.05, 0.2)),
+)
+def test_no_answers_exceed_crowding_more_often_than_declared(
     ratios: list[float], share: float
 ) -> None:
-    latest = Latest(share)
-    found = [latest.observe(ratio) for ratio in ratios][-1]
-    assert found == pytest.approx(max(1.0, np.quantile(ratios[-CROWD:], 1.0 - share)))
+    correction, exceeded = Correction(share), 0
+    for ratio in ratios:
+        exceeded += ratio > correction.crowding
+        correction.observe(ratio, 1.0, 1.0, joined=True)
+    learned = math.log(Correction.MOST_CROWDING) / CROWD_ETA
+    assert exceeded <= share * len(ratios) + learned
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_crowding_ends_near_the_quantile_of_all_answers(share: float) -> None:
+    source, correction = random.Random(7), Correction(share)
+    ratios = [math.exp(source.gauss(0.5, 0.4)) for _ in range(20_000)]
+    found = []
+    for ratio in ratios:
+        correction.observe(ratio, 1.0, 1.0, joined=True)
+        found.append(correction.crowding)
+    assert median(found) == pytest.approx(np.quantile(ratios, 1.0 - share), rel=CROWD_ETA / 4)
 
 
 @untimed
-@given(st.lists(RATIOS, max_size=200), st.booleans())
-def test_crowding_that_nothing_tests_is_forgotten_in_half_a_minute(
-    ratios: list[float], joined: bool
+@given(st.lists(RATIOS, max_size=200), st.integers(0, 600))
+def test_a_second_that_tests_nothing_lowers_crowding_as_an_answer_in_time(
+    ratios: list[float], seconds: int
 ) -> None:
-    correction = Correction(0.05)
+    rested, answered = Correction(0.05), Correction(0.05)
     for ratio in ratios:
-        correction.observe(0.1 * ratio, 0.1, 1.0, joined=joined)
-    correction.relax(CROWD)
-    assert correction.crowding == 1.0
+        for correction in (rested, answered):
+            correction.observe(ratio, 1.0, 1.0, joined=True)
+    rested.relax(seconds)
+    for _ in range(seconds):
+        answered.observe(1.0, 1.0, 1.0)
+    assert rested.crowding == pytest.approx(answered.crowding)
+    rested.relax(100)
+    assert rested.crowding == 1.0
 
 
 def test_an_untested_margin_relaxes_by_the_declared_share_after_many_misses_too() -> None:
