@@ -4,6 +4,7 @@ Every refusal has its own message: another fingerprint, too little recall, no pr
 a space that is not the collection's.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -30,9 +31,13 @@ class Unfit(ValueError):
     """Why a model must not make a space's vectors, as a clause."""
 
 
-def load_encoders(args: RouterArgs) -> Encoders:
-    """Load all encoders of a config. Raises ConfigError with the problems of all of them."""
-    return _Loading(args).encoders()
+def load_encoders(args: RouterArgs, running: Mapping[str, str] | None = None) -> Encoders:
+    """Load all encoders of a config. Raises ConfigError with the problems of all of them.
+
+    For a reload, `running` has the digests, by model, of the fingerprints and students that the
+    router runs with: a file that has changed since is refused.
+    """
+    return _Loading(args, running).encoders()
 
 
 def load_student(config: ModelConfig, base_dir: str | None) -> Student:
@@ -55,6 +60,7 @@ class _Loading:
     """The state while the encoders of a config are loaded."""
 
     args: RouterArgs
+    running: Mapping[str, str] | None  # digests by model; None while the router starts
     problems: list[str] = field(default_factory=list)
 
     def encoders(self) -> Encoders:
@@ -77,7 +83,9 @@ class _Loading:
     def _of_model(self, name: str, config: ModelConfig, space: Space) -> Encoder:
         """Load a model with `space_of`; the minimum recall of a collection is checked later."""
         if config.engine.in_router:
-            made = load_student(config, self.args.base_dir).about
+            loaded = load_student(config, self.args.base_dir)
+            self._check_unchanged(name, loaded.fingerprint, config.engine.files["weights"])
+            made = loaded.about
             if made.space != space:
                 raise Unfit(
                     f"its file makes queries of {made.space}, `space_of` says {space}; correct "
@@ -130,7 +138,16 @@ class _Loading:
                 "make the same vectors; make one with `embedding-router fingerprint`, or give a "
                 "`proof` of measured recall"
             )
-        return fingerprint.load(resolve_path(config.file, self.args.base_dir))
+        found = fingerprint.load(resolve_path(config.file, self.args.base_dir))
+        self._check_unchanged(model, found.digest, config.file)
+        return found
+
+    def _check_unchanged(self, model: str, digest: str, file: str | None) -> None:
+        """Check that a running router has this version of a model's file. Raises Unfit."""
+        if self.running is not None and self.running.get(model) != digest:
+            raise Unfit(
+                f"{file} has changed since this router started; restart it to use the new one"
+            )
 
     def _check_digest(self, model: str, made_with: str, command: str) -> None:
         """Check that `model` is the one that a file was made with. Raises Unfit."""
@@ -145,6 +162,7 @@ class _Loading:
         digest = fingerprint.digest_of(
             config.fingerprint, model, self.args.base_dir, config.revision
         )
+        self._check_unchanged(model, digest, config.fingerprint.file)
         if digest != made_with:
             raise Unfit(
                 f"it was made with another {model}: the fingerprints differ; run "
@@ -280,54 +298,64 @@ def _spaces_of(collection: CollectionConfig) -> str:
 
 
 def _cosines(one: Fingerprint, other: Fingerprint, dimensions: int) -> list[float]:
-    """Cosines of the vectors of the common probes, reduced to a space of `dimensions`."""
+    """Cosines of the vectors of both sides of the common texts, reduced to a space of `dimensions`;
+    -1 for a vector of length 0.
+    """
     if min(one.vectors.shape[1], other.vectors.shape[1]) < dimensions:
         raise Unfit(
             f"its fingerprint has vectors of {one.vectors.shape[1]} dimensions and the space has "
             f"{dimensions}"
         )
-    rows = {(probe.text, probe.side): row for row, probe in enumerate(other.probes)}
-    pairs = [
-        (row, rows[probe.text, probe.side])
-        for row, probe in enumerate(one.probes)
-        if (probe.text, probe.side) in rows
-    ]
-    if not pairs:
-        return []
+    common = list(one.row_of.keys() & other.row_of.keys())
     left, right = (
-        fit(made / np.linalg.norm(made, axis=1, keepdims=True), dimensions)
-        for made in (one.vectors, other.vectors)
+        fit(made.vectors[[made.row_of[key] for key in common]], dimensions) for made in (one, other)
     )
-    return [float(left[a] @ right[b]) for a, b in pairs]
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    with np.errstate(invalid="ignore"):
+        cosines = np.einsum("ij,ij->i", left, right) / lengths
+    return [float(cosine) if np.isfinite(cosine) else -1.0 for cosine in cosines]
 
 
 def _check_kept(encoder: Encoder, collection: CollectionConfig) -> None:
-    """Check that an encoder keeps enough recall for the collection. Raises Unfit."""
-    proof = encoder.space_proof if encoder.native else encoder.proof
-    if proof is None:
+    """Check that an encoder keeps enough of the best search's recall for the collection.
+
+    An assumed share of a space that was not measured does not count. Raises Unfit.
+    """
+    if encoder.proof is None and not encoder.native:
         return
-    kept, growing = proof.kept(collection.documents), collection.documents == "growing"
-    if kept.recall < collection.min_recall_each:
+    kept = [proof.kept(collection.documents).recall for proof in encoder.proofs]
+    recall = math.prod(kept)
+    if recall < collection.min_recall_each:
         name, floor = "min_recall_each", collection.min_recall_each
-    elif collection.min_recall == 1.0 and kept.recall < 1.0:
+    elif collection.min_recall == 1.0 and recall < 1.0:
         name, floor = "min_recall", 1.0
     else:
         return
-    figure = f"{kept.recall:.1%}", f"({kept.queries} queries, by {proof.judged_by})"
+    proof = encoder.proofs[0]
     never = ", so no share of its answers can keep that" if name == "min_recall" else ""
     limit = f"and {name} is {floor:.1%}{never}"
+    queries = proof.kept(collection.documents).queries
+    figures = f"({queries} queries, by {proof.judged_by})"
     if encoder.native:
         raise Unfit(
-            f"a search in {encoder.space} keeps {figure[0]} of the best space's {figure[1]} "
+            f"a search in {encoder.space} keeps {recall:.1%} of the best space's {figures} "
             f"{limit}; leave that space out, or lower {name} if that is enough"
         )
+    growing = collection.documents == "growing"
     seen = "for documents left out of its fit" if growing else "for documents in its fit"
+    of_space = (
+        f"; that space keeps {kept[1]:.1%} of the best one's, so {recall:.1%} in all,"
+        if len(kept) > 1
+        else ""
+    )
+    in_fit = math.prod(proof.fitted.recall for proof in encoder.proofs)
     fixed = (
         "; if the index holds only documents of the fit, write `documents: fixed`"
-        if growing and proof.fitted.recall >= floor
+        if growing and in_fit >= floor
         else ""
     )
     raise Unfit(
-        f"it keeps {figure[0]} of the recall of {encoder.space}'s own model {seen} {figure[1]} "
-        f"{limit}; make it with more of your own text, or lower {name} if that is enough{fixed}"
+        f"it keeps {kept[0]:.1%} of the recall of {encoder.space}'s own model {seen} "
+        f"{figures}{of_space} {limit}; make it with more of your own text, or lower {name} if "
+        f"that is enough{fixed}"
     )

@@ -73,6 +73,18 @@ class Fingerprint:
         """A digest of 32 hexadecimal characters; it does not cover the model's name."""
         return digest_of_json(_rows(self))
 
+    @cached_property
+    def row_of(self) -> Mapping[tuple[str, Side], int]:
+        """The row of each text on each side.
+
+        Where only one side has a probe, its row stands for both: the other side read the text
+        alike, or had too many tokens.
+        """
+        own = {(probe.text, probe.side): row for row, probe in enumerate(self.probes)}
+        sides: tuple[Side, Side] = ("query", "document")
+        alike = {(text, side): row for (text, _), row in own.items() for side in sides}
+        return alike | own
+
     def misread(self, probe: Probe, ids: TokenIds | None, prompted: str | None) -> str | None:
         """Compare `probe` with the input that the router has just prepared from its text.
 

@@ -154,7 +154,8 @@ class Router:
                         "restart it to open it"
                     ]
                 )
-            catalogue = Catalogue(args, await asyncio.to_thread(load_encoders, args))
+            running = self.service.digests
+            catalogue = Catalogue(args, await asyncio.to_thread(load_encoders, args, running))
         except Exception as error:
             self.views.reload_error = str(error)
             why = str(error) if isinstance(error, ConfigError) else where(error)

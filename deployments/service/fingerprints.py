@@ -1,8 +1,10 @@
 """Check the fingerprints of a config against how the router reads their texts."""
 
+from collections.abc import Iterator
+
 from deployments.service.prepare import Prepared, Preparer
 from router.config import RouterArgs
-from router.fingerprint import TEXTS, CardProof, Probe, Proof, load
+from router.fingerprint import TEXTS, CardProof, Fingerprint, Probe, Proof, load
 from router.model_config import CardExample, resolve_path
 from router.schema import Side
 from router.strict import ConfigError
@@ -35,18 +37,27 @@ def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, Proof]:
                 f"not of {name}/{model.dimensions}"
             )
             continue
-        for probe in stored.probes:
-            now = _read(preparer, name, probe.text, probe.side)
-            ids, prompted = (
-                None if now.ids is None else now.ids[0],
-                None if now.texts is None else now.texts[0],
-            )
-            if (wrong := stored.misread(probe, ids, prompted)) is not None:
-                problems.append(f"{where}: {wrong} ({model.fingerprint.file})")
-                break
+        wrong = next(_misread(preparer, name, stored, model.max_tokens), None)
+        if wrong is not None:
+            problems.append(f"{where}: {wrong} ({model.fingerprint.file})")
     if problems:
         raise ConfigError(problems)
     return fingerprints
+
+
+def _misread(preparer: Preparer, name: str, stored: Fingerprint, max_tokens: int) -> Iterator[str]:
+    """Yield one sentence for each text and side that the router does not read as stored.
+
+    A side without a probe must read as the other one, unless it has too many tokens for a probe.
+    """
+    for (text, side), row in stored.row_of.items():
+        read, probe = _read(preparer, name, text, side), stored.probes[row]
+        if probe.side != side and read.counts[0] > max_tokens:
+            continue
+        now = _probe(text, side, read)
+        wrong = stored.misread(probe._replace(side=side), now.ids, now.prompted)
+        if wrong is not None:
+            yield wrong
 
 
 def probes_of(preparer: Preparer, name: str, max_tokens: int) -> list[Probe]:

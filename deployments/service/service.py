@@ -93,6 +93,8 @@ class Service:
             transport.on_device = self.runs_on
         self.preparer = Preparer(args)
         self.fingerprints = check_reading(args, self.preparer)
+        # of the fingerprint or student of each model that has one, as they were loaded here
+        self.digests = {name: proof.digest for name, proof in self.fingerprints.items()}
         self.clock = clock
         self.rng = rng or random.Random()
         self.ledger = Ledger(
@@ -151,6 +153,7 @@ class Service:
             if config.engine.in_router:
                 self.ledger.joined(name, "router")
                 student = load_student(config, args.base_dir)
+                self.digests[name] = student.fingerprint
                 self.gatherers[name] = StudentGatherer(
                     name, student, self.cache, self.reader.pool.turns
                 )

@@ -5,6 +5,7 @@ restarts nothing.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import pytest
 
 from deployments.ingress.application import Application
 from deployments.ingress.deployment import Router
-from router import adapters
+from router import adapters, fingerprint, student
 from router.encoder_check import load_encoders
 from router.spaces import Catalogue
 from router.strict import changed, parse_args
-from tests.support.bridges import with_fingerprints, write_adapter
+from tests.support.bridges import proof_of, with_fingerprints, write_adapter, write_student
 from tests.support.local_service import LocalRouter, held
 
 MODELS: dict[str, Any] = {
@@ -305,6 +306,57 @@ async def test_a_reload_that_cannot_be_used_changes_nothing_and_says_why(tmp_pat
         assert (tiers["reload_error"], tiers["collections"]["docs"]["space"]) == (None, "large/64")
         assert tiers["tiers"] == {"fast": "middle"}
         assert all(len(row["fingerprint"]) == 32 for row in tiers["data"])
+
+
+async def refuse_changed_file(router: Any, file: str, changes: dict[str, Any]) -> None:
+    """Reload with `changes`; they must be refused because of `file` and change nothing."""
+    transport = httpx.ASGITransport(Application(router))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        before = (await client.get("/v1/tiers")).json()
+        await router.reconfigure(changes)
+        after = (await client.get("/v1/tiers")).json()
+    said = f"{file} has changed since this router started; restart it to use the new one"
+    assert said in after["reload_error"]
+    for key in ("collections", "tiers"):
+        assert after[key] == before[key]
+
+
+async def test_a_reload_does_not_read_the_fingerprints_of_later_weights(tmp_path: Path) -> None:
+    args = await with_fingerprints(ARGS, tmp_path)
+    old = write_adapter(args, tmp_path, "small", "large/64", recall=0.9)
+    router = PlainRouter(parse_args(args).model_dump(mode="json"), {})
+    await router.reconfigure({"collections": {"docs": "large/64"}})
+    file = Path(args["models"]["large"]["fingerprint"])
+    stored = fingerprint.load(file)
+    fingerprint.save(replace(stored, vectors=-stored.vectors), file)
+    new = write_adapter(args, tmp_path, "small", "large/64")
+    for adapter in (new, old):
+        docs = {"space": "large/64", "adapters": [adapter]}
+        changes = {"collections": {"docs": docs}, "tiers": {"fast": "middle"}}
+        await refuse_changed_file(router, str(file), changes)
+    fingerprint.save(stored, file)
+    later = write_adapter(args, tmp_path, "small", "large/64", recall=0.8)
+    await router.reconfigure({"collections": {"docs": {"space": "large/64", "adapters": [later]}}})
+    (_, encoder) = router.service.catalogue.collections["docs"].encoders
+    assert (router.views.reload_error, encoder.expected_recall()) == (None, 0.8)
+
+
+async def test_a_reload_does_not_judge_a_student_by_the_proof_of_another(tmp_path: Path) -> None:
+    args = await with_fingerprints(ARGS, tmp_path)
+    weights = Path(write_student(args, tmp_path, "large/64", 0.9))
+    engine = {"kind": "student", "weights": str(weights)}
+    args["models"] = {**args["models"], "tiny": {"engine": engine, "space_of": "large/64"}}
+    docs = {"collections": {"docs": {"space": "large/64", "encoders": ["tiny"]}}}
+    router = PlainRouter(parse_args(args).model_dump(mode="json"), {})
+    await router.reconfigure(docs)
+    first = student.load(weights)
+    student.save(student.load(Path(write_student(args, tmp_path, "large/64", 0.97))), weights)
+    for changes in (docs, {"tiers": {"fast": "middle"}}):
+        await refuse_changed_file(router, str(weights), changes)
+    student.save(replace(first, about=replace(first.about, proof=proof_of(0.8))), weights)
+    await router.reconfigure(docs)
+    (_, encoder) = router.service.catalogue.collections["docs"].encoders
+    assert (router.views.reload_error, encoder.expected_recall()) == (None, 0.8)
 
 
 async def test_a_router_does_not_start_with_a_weak_adapter(tmp_path: Path) -> None:

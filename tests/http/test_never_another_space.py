@@ -11,7 +11,9 @@ import base64
 import random
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,11 @@ from deployments.dispatch.wire import Call, Reply
 from deployments.engines.base import Batch
 from deployments.ingress.application import Application
 from deployments.service.service import Service
-from router import adapters, student
+from router import adapters, fingerprint, student
 from router.encoder_check import load_encoders
 from router.model_config import resolve_path
 from router.spaces import Catalogue
-from router.strict import changed, parse_args
+from router.strict import ConfigError, changed, parse_args
 from router.tokenizer import load
 from tests.support.bridges import (
     with_fingerprints,
@@ -270,12 +272,49 @@ class Attack:
                 service.replicas_changed(model, [model])
         if self.rng.random() < 0.3:
             await asyncio.sleep(0)
-            self.collections.append(self._collections(folder))
-            args = changed(
-                service.args.model_dump(mode="json"), {"collections": self.collections[-1]}
-            )
-            service.reload(args, Catalogue(args, load_encoders(args)))
-            self.counts["reloads"] += 1
+            self._reload(service, folder)
+
+    def _reload(self, service: Service, folder: Path) -> None:
+        """Change the collections; sometimes while the files are those of other weights, which this
+        router does not have.
+        """
+        restore = self._replace_file(folder) if self.rng.random() < 0.3 else None
+        collections, problems = self._collections(folder), list[str]()
+        args = changed(service.args.model_dump(mode="json"), {"collections": collections})
+        try:
+            encoders = load_encoders(args, service.digests)
+        except ConfigError as error:
+            problems = error.problems
+        if restore is not None:
+            restore()
+        if problems:
+            assert restore is not None, problems
+            assert all("has changed since" in problem for problem in problems), problems
+            self.counts["reloads refused"] += 1
+            return
+        for encoder in (one for row in encoders.of_collection.values() for one in row):
+            if (adapter := encoder.adapter) is not None:
+                assert adapter.source_fingerprint == service.digests[adapter.source.model]
+                assert adapter.target_fingerprint == service.digests[adapter.target.model]
+        self.collections.append(collections)
+        service.reload(args, Catalogue(args, encoders))
+        self.counts["reloads"] += 1
+
+    def _replace_file(self, folder: Path) -> Callable[[], object]:
+        """Give a model the fingerprint of other weights, or the student other rows; return what
+        takes that back.
+        """
+        config = self.args["models"][self.rng.choice(list(self.args["models"]))]
+        weights = config["engine"].get("weights")
+        file = Path(weights or config["fingerprint"])
+        before = file.read_bytes()
+        if weights is None:
+            stored = fingerprint.load(file)
+            fingerprint.save(replace(stored, vectors=-stored.vectors), file)
+        else:
+            other = write_student(self.args, folder, config["space_of"])
+            file.write_bytes(Path(other).read_bytes())
+        return partial(file.write_bytes, before)
 
     async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> None:
         since = len(self.collections) - 1
@@ -449,6 +488,7 @@ def test_no_answer_ever_holds_vectors_of_another_space(capsys: pytest.CaptureFix
         "vectors of several spaces",
         "vectors of cut texts",
         "reloads",
+        "reloads refused",
         "replicas killed",
         "calls killed on the way",
         "models at zero",

