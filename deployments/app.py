@@ -6,6 +6,7 @@ It has one deployment per model, and the router in front.
 # turns that off.
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from deployments.ingress.deployment import Router
 from deployments.replica.deployment import Embedder
 from router.config import SEALED, RouterArgs
 from router.encoder_check import load_encoders
+from router.fingerprint import load_of
 from router.model_config import ModelConfig
 from router.resources import default_cpus
 from router.strict import parse_args
@@ -50,7 +52,7 @@ def opened(args: dict[str, Any]) -> dict[str, Any]:
 
 def assembled(args: dict[str, Any], router: type, embedder: type[Embedder]) -> serve.Application:
     """Return the application of `build` with the given classes for the router and the replicas."""
-    config = parse_args(args)
+    config = with_digests(parse_args(args))
     load_encoders(config)
     models = {
         name: _model(name, model, config, embedder) for name, model in config.deployed.items()
@@ -59,6 +61,22 @@ def assembled(args: dict[str, Any], router: type, embedder: type[Embedder]) -> s
         name=ROUTER, max_ongoing_requests=MAX_ONGOING, user_config={}, health_check_period_s=2
     )
     return deployment(router).bind(config.model_dump(mode="json"), models)
+
+
+def with_digests(config: RouterArgs) -> RouterArgs:
+    """Return the config with the digest of each model's fingerprint that can be read here.
+
+    Replicas and routers that start later refuse another file: the ones that run have this one.
+    """
+    models = {}
+    for name, model in config.models.items():
+        proof = model.fingerprint
+        if proof is not None and proof.file is not None and proof.digest is None:
+            with suppress(OSError, ValueError):  # where it is needed, its error is reported
+                proof = proof.model_copy(update={"digest": load_of(proof, config.base_dir).digest})
+                model = model.model_copy(update={"fingerprint": proof})
+        models[name] = model
+    return config.model_copy(update={"models": models})
 
 
 def _model(

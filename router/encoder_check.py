@@ -138,7 +138,7 @@ class _Loading:
                 "make the same vectors; make one with `embedding-router fingerprint`, or give a "
                 "`proof` of measured recall"
             )
-        found = fingerprint.load(resolve_path(config.file, self.args.base_dir))
+        found = fingerprint.load_of(config, self.args.base_dir)
         self._check_unchanged(model, found.digest, config.file)
         return found
 

@@ -188,7 +188,21 @@ def digest_of(
     """
     if config.card is not None:
         return CardProof(model, config.card, revision).digest
-    return load(resolve_path(str(config.file), base_dir)).digest
+    return load_of(config, base_dir).digest
+
+
+def load_of(config: FingerprintConfig, base_dir: str | None) -> Fingerprint:
+    """Load the file that a model's config names.
+
+    Raises OSError or ValueError for an unusable file, and for one with another digest.
+    """
+    found = load(resolve_path(str(config.file), base_dir))
+    if config.digest not in {None, found.digest}:
+        raise ValueError(
+            f"{config.file} has changed since the application was built, or is not the file of "
+            "`digest`: deploy the application again, so that all processes use the same file"
+        )
+    return found
 
 
 def digest_of_probes(probes: Sequence[Probe], also: Sequence[Any]) -> str:

@@ -92,6 +92,8 @@ class FingerprintConfig(Section):
 
     file: str | None = None  # made by `embedding-router fingerprint`
     card: CardExample | None = None
+    # that the file must have, so that no process starts with another file than those that run
+    digest: str | None = None  # if not given, that of the file when the application is built
     # between each probe's vector and the stored one
     min_cosine: Float = Field(default=0.999, gt=0.0, le=1.0)
     every_s: PositiveFloat = 600.0  # how often a serving replica is checked again

@@ -18,7 +18,7 @@ from deployments.service.score_proofs import check_scores_reading
 from deployments.service.shared_cache import open_shared
 from router.config import DecisionLogConfig, RouterArgs
 from router.encoder_check import load_encoders
-from router.fingerprint import CardProof, Proof, load
+from router.fingerprint import CardProof, Proof, load_of
 from router.model_config import ModelConfig, resolve_path
 from router.models import build_policy, curve_of, memory_bytes
 from router.rerank_config import RerankerConfig
@@ -103,7 +103,7 @@ def _proofs(args: RouterArgs) -> dict[str, Proof]:
         if model.fingerprint.card is not None:
             proofs[name] = CardProof(name, model.fingerprint.card, model.revision)
         else:
-            proofs[name] = load(resolve_path(str(model.fingerprint.file), args.base_dir))
+            proofs[name] = load_of(model.fingerprint, args.base_dir)
     return proofs
 
 

@@ -20,8 +20,8 @@ from deployments.service.fingerprints import probes_of, probes_of_card
 from deployments.service.prepare import Preparer
 from router.arrays import Vectors
 from router.config import RouterArgs
-from router.fingerprint import CardProof, Fingerprint, Probe, digest_of_probes, load
-from router.model_config import FingerprintConfig, ModelConfig, resolve_path
+from router.fingerprint import CardProof, Fingerprint, Probe, digest_of_probes, load_of
+from router.model_config import FingerprintConfig, ModelConfig
 from router.schema import Side
 
 log = logging.getLogger("ray.serve")
@@ -210,7 +210,7 @@ def identity_of(
     """
     if config is None or config.file is None:
         return None
-    return Identity(engine, load(resolve_path(config.file, base_dir)), config, clock)
+    return Identity(engine, load_of(config, base_dir), config, clock)
 
 
 def proof_of(

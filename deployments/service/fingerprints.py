@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from deployments.service.prepare import Prepared, Preparer
 from router.config import RouterArgs
-from router.fingerprint import TEXTS, CardProof, Fingerprint, Probe, Proof, load
-from router.model_config import CardExample, resolve_path
+from router.fingerprint import TEXTS, CardProof, Fingerprint, Probe, Proof, load_of
+from router.model_config import CardExample
 from router.schema import Side
 from router.strict import ConfigError
 
@@ -24,8 +24,7 @@ def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, Proof]:
             continue
         where = f"models.{name}.fingerprint"
         try:
-            file = resolve_path(str(model.fingerprint.file), args.base_dir)
-            stored = fingerprints[name] = load(file)
+            stored = fingerprints[name] = load_of(model.fingerprint, args.base_dir)
         except (OSError, ValueError) as error:
             problems.append(f"{where}: {error}")
             continue

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deployments import engines
+from deployments.app import with_digests
 from deployments.dispatch.wire import Call
 from deployments.engines.base import Batch, Embedded, Engine, EngineDead, EngineError, EngineFailed
 from deployments.replica.host import Host
@@ -301,6 +302,35 @@ async def test_a_side_that_is_too_long_for_a_probe_is_not_compared(tmp_path: Pat
     assert texts["document"] < texts["query"]
     parsed = parse_args(args)
     assert list(check_reading(parsed, Preparer(parsed))) == ["model"]
+
+
+async def test_what_starts_later_refuses_another_file_than_the_application_was_built_with(
+    tmp_path: Path,
+) -> None:
+    args = await with_fingerprints(ARGS, tmp_path)
+    built = with_digests(parse_args(args))
+    engine, config = Server(built), built.models["model"].fingerprint
+    assert identity_of(engine, config, None) is not None
+    assert list(check_reading(built, Preparer(built))) == ["model"]
+
+    other = {"models": {"model": {**ARGS["models"]["model"], "engine": {"kind": "fake"}}}}
+    await with_fingerprints({**ARGS, **other}, tmp_path)  # new weights, and their new fingerprint
+    with pytest.raises(
+        ValueError, match=r"model\.json has changed since the application was built"
+    ):
+        identity_of(engine, config, None)
+    with pytest.raises(ConfigError, match="deploy the application again"):
+        check_reading(built, Preparer(built))
+    again = with_digests(parse_args(args))
+    assert identity_of(engine, again.models["model"].fingerprint, None) is not None
+
+
+def test_a_fingerprint_that_cannot_be_read_where_the_application_is_built_is_read_later(
+    tmp_path: Path,
+) -> None:
+    model = {**ARGS["models"]["model"], "fingerprint": str(tmp_path / "only on the replica.json")}
+    config = parse_args({**ARGS, "models": {"model": model}})
+    assert with_digests(config) == config
 
 
 async def test_a_fingerprint_of_another_model_is_refused(tmp_path: Path) -> None:
