@@ -334,7 +334,7 @@ def _coarse(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     if tokens.max(initial=0) <= 256:
         return tokens
     bits = np.frexp(tokens)[1].astype(np.int64)
-    grain = np.where(tokens > 256, 1 << np.maximum(bits - 7, 0), 1)
+    grain: npt.NDArray[np.int64] = np.where(tokens > 256, 1 << np.maximum(bits - 7, 0), 1)
     return tokens // grain * grain
 
 

@@ -12,7 +12,7 @@ def no_config() -> None:
 
 
 async def test_texts_before_the_start_are_refused_and_not_answered_without_vectors() -> None:
-    engine = InProcess(no_config)  # type: ignore[arg-type]
+    engine = InProcess(no_config)
     vectors = np.zeros((1, 4), np.float32)
     with pytest.raises(EngineDead, match="has not started"):
         await engine.encode({0: np.ones(3, np.int32)}, vectors)
