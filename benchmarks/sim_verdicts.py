@@ -34,6 +34,8 @@ def ablations() -> Iterator[Simulated]:
             ("bias", Corrections(bias=False)),
             ("margin", Corrections(margin=False)),
             ("aim", Corrections(aim=False)),
+            ("crowding", Corrections(crowding=False)),
+            ("doubt", Corrections(doubt=False)),
             ("overhead", Corrections(overhead=False)),
             ("curve", Corrections(curve=False)),
         ):

@@ -86,24 +86,11 @@ class DispatcherState(Sending[C, R]):
         """A replica has answered a call."""
         if not self._close(call):
             return self._drain()
-        at, model = call.at, self.model
-        at.answered(now)
-        faults = 0
-        if reply.failed:
-            faults = sum(failure.code == "engine" for failure in reply.failed.values())
-        if faults < call.texts:
-            at.failures = 0
-            self._replicas.ejected.answered(reply.replica)
-        held, running = reply.outstanding_tokens, reply.running_tokens
-        self.ledger.reported(model, reply.replica, held, now, running_tokens=running)
-        left = held + self._queues.tokens // max(1, len(self._replicas.ready))
-        if reply.replica in self._replicas.at:  # otherwise it is gone and must stay forgotten
-            full = left >= self.limits.call_size.tokens
-            self.feedback.served(reply.replica, reply.counters, full=full)
-            self._learn(call, reply)
-        self._deliver(call, reply, now)
-        self._answered.append(call)
-        self._send_after_turn()
+        try:
+            self._answer(call, reply, now)
+        finally:  # otherwise the slot would never be free again
+            self._answered.append(call)
+            self._send_after_turn()
         return self._drain()
 
     def connection_lost(
@@ -182,8 +169,12 @@ class DispatcherState(Sending[C, R]):
 
     def close(self) -> list[Instruction[C, R]]:
         """The router stops: fail all waiting chunks. The shell cancels the calls."""
+        return self.fail_waiting(self._stopping())
+
+    def fail_waiting(self, error: RouterError) -> list[Instruction[C, R]]:
+        """No replica will take the waiting chunks: each gets its own instance of the error."""
         for chunk in self._queues.take_all():
-            self._fail(chunk, self._stopping())
+            self._fail(chunk, error.copied())
         return self._drain()
 
     def _learn(self, call: CallInFlight[C], reply: R) -> None:
@@ -215,6 +206,25 @@ class DispatcherState(Sending[C, R]):
         self.ledger.completed(call.dispatch)
         self._calls.pop(call, None)
         return True
+
+    def _answer(self, call: CallInFlight[C], reply: R, now: float) -> None:
+        """Learn from the reply to a call, and give each chunk its part."""
+        at, model = call.at, self.model
+        at.answered(now)
+        faults = 0
+        if reply.failed:
+            faults = sum(failure.code == "engine" for failure in reply.failed.values())
+        if faults < call.texts:
+            at.failures = 0
+            self._replicas.ejected.answered(reply.replica)
+        held, running = reply.outstanding_tokens, reply.running_tokens
+        self.ledger.reported(model, reply.replica, held, now, running_tokens=running)
+        left = held + self._queues.tokens // max(1, len(self._replicas.ready))
+        if reply.replica in self._replicas.at:  # otherwise it is gone and must stay forgotten
+            full = left >= self.limits.call_size.tokens
+            self.feedback.served(reply.replica, reply.counters, full=full)
+            self._learn(call, reply)
+        self._deliver(call, reply, now)
 
     def _deliver(self, call: CallInFlight[C], reply: R, now: float) -> None:
         stop = tokens = 0

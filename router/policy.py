@@ -130,7 +130,7 @@ def idle_tail_s(model: Model, load: Load, work: Work) -> float:
         cold_start_s=None,
         beside_s=(),
     )
-    return predict(model, idle, work).total_s * load.margin
+    return predict(model, idle, work).total_s * load.margin / load.crowding
 
 
 def _largest_part(work: Work, most: int, replicas: int) -> Work:

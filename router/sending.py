@@ -287,6 +287,7 @@ class Sending(Generic[C, R]):
 
     def _fail(self, chunk: C, error: RouterError) -> None:
         """End the chunk with an error, unless it has ended."""
+        chunk.call = None  # they would otherwise keep each other in memory
         if not chunk.done:
-            chunk.done, chunk.call = True, None
+            chunk.done = True
             self._out.append(FailChunk(chunk, error))

@@ -188,19 +188,27 @@ class ModelDispatcher:
 
     def _execute(self, instructions: Iterable[Instruction[TextChunk, Reply]]) -> None:
         for one in instructions:
-            if isinstance(one, LaunchCall):
-                self._launch(one.call)
-            elif isinstance(one, CompleteChunk):
-                self._answer(one)
-            elif isinstance(one, SetTimer):
-                self._set_timer(one)
-            elif isinstance(one, FailChunk):
-                if not one.chunk.future.done():
-                    one.chunk.future.set_exception(one.error)
-            elif isinstance(one, CancelCall):
-                self._calls[one.call].cancel()
-            else:
-                self._wake()
+            try:
+                self._execute_one(one)
+            except Exception as error:  # the rest concerns other callers and the timers
+                log.error("%s: an instruction failed:\n%s", self.model, where(error))
+                if isinstance(one, CompleteChunk) and not one.chunk.future.done():
+                    one.chunk.future.set_exception(InternalError())
+
+    def _execute_one(self, one: Instruction[TextChunk, Reply]) -> None:
+        if isinstance(one, LaunchCall):
+            self._launch(one.call)
+        elif isinstance(one, CompleteChunk):
+            self._answer(one)
+        elif isinstance(one, SetTimer):
+            self._set_timer(one)
+        elif isinstance(one, FailChunk):
+            if not one.chunk.future.done():
+                one.chunk.future.set_exception(one.error)
+        elif isinstance(one, CancelCall):
+            self._calls[one.call].cancel()
+        else:
+            self._wake()
 
     def _answer(self, one: CompleteChunk[TextChunk, Reply]) -> None:
         future, reply, start, stop = one.chunk.future, one.reply, one.start, one.stop

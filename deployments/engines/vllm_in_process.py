@@ -78,7 +78,9 @@ class InProcess:
         """Write the vectors of `ids` into their rows."""
         if self._dead is not None:
             raise self._dead
-        if not ids or self.requests is None:
+        if self.requests is None:
+            raise EngineDead("the engine has not started")
+        if not ids:
             return Encoded({})
         tokens = sum(map(len, ids.values()))
         job = EngineCall(tokens, vectors, asyncio.get_running_loop().create_future())

@@ -93,9 +93,7 @@ def main(
     """
     if output is not None:
         _check_packages()
-    world = load_world(scenario, config, trace, log, scale, dict(replicas))
-    if gpu_hour is not None:
-        world = world.updated(gpu_hour=gpu_hour)
+    world = load_world(scenario, config, trace, log, scale, dict(replicas), gpu_hour)
     way = load_way(policy or world.scenario.policy, scenario, world.args)
     gc.freeze()  # as in a router's process: permanent objects are not scanned again
     with bar(total=100, bar_format="{desc}  {percentage:3.0f}%|{bar}| {elapsed} gone") as shown:

@@ -8,7 +8,7 @@ from typing import Any
 from router.capacity import Autoscaler
 from router.config import Autoscaling, RouterArgs
 from router.decision_log import Logged
-from router.domain import Curve, Model, Work
+from router.domain import Curve, Model, Request, Work
 from router.models import build_policy
 from router.sim.baselines import CHOOSERS
 from router.sim.outcome import Outcome
@@ -221,19 +221,32 @@ def logged(world: World) -> Iterator[Arrival]:
 
 
 def check_log(log: Sequence[Logged], args: RouterArgs, name: str) -> None:
-    """Raise ConfigError if the log is empty or names a model that the config does not have."""
+    """Raise ConfigError if the log is empty, names a model that the config does not have, or lacks
+    one that a request could use.
+    """
     if not log:
         raise ConfigError([f"{name} has no requests; `decision_log:` in the config writes them"])
     for one in log:
-        missing = [model for model in one.entry.request.work if model not in args.models]
-        if missing:
+        request, problem = one.entry.request, None
+        if unknown := [model for model in request.work if model not in args.models]:
+            problem = f"has model {unknown[0]!r}, this config has {', '.join(args.models)}"
+        elif missing := [model for model in _usable(request, args) if model not in request.work]:
+            problem = f"lacks model {missing[0]!r} of this config"
+        if problem is not None:
             raise ConfigError(
                 [
-                    f"{name} is a log of another config: it has model {missing[0]!r}, this config "
-                    f"has {', '.join(args.models)}; give the config that it was written under with "
-                    "--config"
+                    f"{name} is a log of another config: it {problem}; give the config that it was "
+                    "written under with --config"
                 ]
             )
+
+
+def _usable(request: Request, args: RouterArgs) -> list[str]:
+    """The simulated models that this request is allowed; none if it is not simulated."""
+    if args.native.keys().isdisjoint(request.work):
+        return []
+    allowed = [each for each in (request.permitted, request.candidates) if each is not None]
+    return [name for name in args.native if all(name in each for each in allowed)]
 
 
 def _shape(one: Logged, world: World) -> Shape:
@@ -339,7 +352,8 @@ def _scaler(world: World) -> ByTokensScaler | None:
     )
     bounds = {}
     for name in world.models:
-        own = fleet.bounds.get(name, Bounds(1, 10, 3.0, 10.0))
+        if (own := fleet.bounds.get(name)) is None:  # its number of replicas is fixed
+            continue
         bounds[name] = Bounds(
             own.least if given.min_replicas is None else given.min_replicas,
             own.most if given.max_replicas is None else given.max_replicas,

@@ -42,7 +42,7 @@ def cost_of(world: World, replicas: Mapping[str, int]) -> float:
     given = world.scenario.gpu_hour
     total = 0.0
     for name, many in replicas.items():
-        price = given.get(name, 0.0) if isinstance(given, Mapping) else given
+        price = given[name] if isinstance(given, Mapping) else given
         total += many * world.models[name].devices * (1.0 if price is None else price)
     return total
 
@@ -56,6 +56,9 @@ class ReplicaPlanner:
         """`watch` is called with the number of plans tried."""
         scenario = world.scenario
         self._rate = mean_rate(world)
+        if not world.trace:  # a trace has no bursts but its own
+            bursts = (burst.times for burst in scenario.traffic.bursts)
+            self._rate *= max([1.0, *bursts])
         changes: dict[str, object] = {"faults": (), "autoscaling": None}
         if not world.log:
             seconds = min(scenario.seconds, REQUESTS / self._rate)

@@ -180,6 +180,7 @@ class SimReplica:
         """Mark the replica as dead; return the calls that are lost."""
         lost = [job for job in [*(self._running or ()), *self._jobs] if not job.dropped]
         self._jobs.clear()
+        self._busy_s = self.busy_s(now)
         self._running, self.dead, self.outstanding = None, True, 0
         return lost
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol, TypeAlias
 
+from router.admission import RETRY_AFTER_S
 from router.calls import MESSAGE_BYTES, CallInFlight, CallSize, DispatchLimits, max_rows
 from router.config import RouterArgs
 from router.dispatching import DispatcherState
@@ -25,13 +26,14 @@ from router.instructions import (
     SetTimer,
     Timer,
 )
-from router.latency import Correction
+from router.latency import AIM_ETA, Correction
 from router.ledger import Ledger
 from router.ledger import Random as Source
+from router.queues import bulk_size
 from router.rules import Policy
 from router.sim.pending import Pending, SimChunk
 from router.sim.replicas import SimCall, SimReply
-from router.sim.traffic import Arrival, Piece, Shape
+from router.sim.traffic import Arrival, Piece, Shape, pieces_of
 
 Chooser: TypeAlias = Callable[
     [Policy, Request, Mapping[str, Model], Mapping[str, Load], float], Decision
@@ -58,6 +60,9 @@ class SimulationView(Protocol):
     def wake(self, model: str, now: float) -> None:
         """Start a first replica."""
 
+    def last_lost(self, model: str) -> None:
+        """A router lost the last replica of a model."""
+
     def answered(self, pending: Pending, now: float) -> float:
         """Count a request that has its vectors; return the seconds that it took."""
 
@@ -72,6 +77,8 @@ class Corrections:
     bias: bool = True
     margin: bool = True
     aim: bool = True  # the outer loop of the margin
+    crowding: bool = True
+    doubt: bool = True
     overhead: bool = True
     curve: bool = True  # learned from steps, where the config has no profile
 
@@ -94,13 +101,24 @@ class PartialCorrection(Correction):
         margin: float | None = None,
         joined: bool = False,
     ) -> None:
+        if not self._kept.aim:  # what `observe` will add, so that it then counts 0
+            missed = actual_s > predicted_s * (self.margin if margin is None else margin)
+            self._missed = -AIM_ETA * (missed - self._share)
         super().observe(actual_s, predicted_s, bias, margin, joined)
+        self._reset()
+
+    def doubt(self) -> None:
+        """Lower the factors that are learned, unless doubts are left out."""
+        if self._kept.doubt:
+            super().doubt()
+            self._reset()
+
+    def _reset(self) -> None:
         if not self._kept.bias:
             self.bias = 1.0
-        if not self._kept.aim:
-            self._missed = 0.0
         if not self._kept.margin:
             self.margin = self._margin.value = 1.0
+        if not self._kept.crowding:
             self.crowding = self._crowding.value = 1.0
 
 
@@ -200,6 +218,11 @@ class SimDispatcher:
         """Report to the state that the replica of a call died."""
         self.execute(self.state.replica_lost(job.call, "it died", now), now)
 
+    def gone(self, now: float) -> None:
+        """Fail what waits: the model has no replica, and none starts."""
+        error = ModelUnavailable([f"{self.model}: no replica"], RETRY_AFTER_S, lost=True)
+        self.execute(self.state.fail_waiting(error), now)
+
 
 class SimRouter:
     """One router: its ledger, its learned corrections and a dispatcher for each model."""
@@ -231,6 +254,7 @@ class SimRouter:
             name: MANY if plain else config.calls_in_flight for name, config in args.models.items()
         }
         self.ledger = made(calls, routers)
+        self.ledger.on_last_lost = host.last_lost
         routing, self.feedback = args.routing, dict[str, Feedback]()
         for name, model in models.items():
             config = args.models[name]
@@ -297,13 +321,22 @@ class SimRouter:
         if decision.model is None:
             self._host.refused(shape, decision, arrived_s, str(decision.reason))
             return
-        pieces = shape.pieces[decision.model]
+        pieces = self._pieces(shape, decision.model)
         pending = Pending(shape, arrived_s, decision, loads[decision.model], len(pieces))
         pending.tried_s = None if again is None else now
         if not pieces:  # every text is in the cache
             self._host.answered(pending, now)
             return
         self._submit(pending, pieces, request, now)
+
+    def _pieces(self, shape: Shape, model: str) -> Sequence[Piece]:
+        """The chunks of a request; those of bulk are cut by the current curve of the model."""
+        pieces, state = shape.pieces[model], self.dispatchers[model].state
+        if not shape.bulk or not pieces:
+            return pieces
+        counts = [count for piece in pieces for count in piece.lengths.tolist()]
+        size = bulk_size(state.limits, state.feedback)
+        return pieces_of(counts, state.limits.call_size.tokens, self._args.models[model], size)
 
     def _submit(
         self, pending: Pending, pieces: Sequence[Piece], request: Request, now: float

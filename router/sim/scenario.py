@@ -200,7 +200,9 @@ def parse_scenario(data: Any) -> Scenario:
 
 
 def check_models(scenario: Scenario, models: Mapping[str, Any]) -> list[str]:
-    """Return an error for each model that the scenario names and the config does not have."""
+    """Return an error for each model that the scenario names and the config does not have, and for
+    those without a cost if others have one.
+    """
     named = [(f"replicas.{name}", name) for name in scenario.replicas]
     named += [(f"faults[{place}].model", one.model) for place, one in enumerate(scenario.faults)]
     named += [
@@ -210,11 +212,14 @@ def check_models(scenario: Scenario, models: Mapping[str, Any]) -> list[str]:
     ]
     if isinstance(scenario.gpu_hour, dict):
         named += [(f"gpu_hour.{name}", name) for name in scenario.gpu_hour]
-    return [
+    problems = [
         f"{where}: the config has no model {name!r}; {suggestion(name, models, 'it has')}"
         for where, name in named
         if name not in models
     ]
+    if isinstance(scenario.gpu_hour, dict) and (missing := models.keys() - scenario.gpu_hour):
+        problems.append(f"gpu_hour: no cost for {', '.join(sorted(missing))}; give one for each")
+    return problems
 
 
 POLICIES = ("rules", *CHOOSERS)

@@ -195,6 +195,10 @@ class Simulation:
         if not self.ready[model] and not self.starting[model]:
             self.start(model, 1, now, cold_s or 0.0)
 
+    def last_lost(self, model: str) -> None:
+        """Look, after the instructions that follow, whether anything can still take what waits."""
+        self._at(self.now, self._end_waiting, model)
+
     def answered(self, pending: Pending, now: float) -> float:
         """Count an answer; returns the seconds that it took."""
         model = pending.decision.model
@@ -292,14 +296,20 @@ class Simulation:
         lost = replica.die(now)
         self._spent(replica, now)
         self.ready[replica.model].remove(replica.id)
+        if restart_s is not None:
+            self.start(replica.model, 1, now, restart_s)
         for job in lost:
             job.dispatcher.lost(job, now)
         self._at(now + NOTICED_S, self._noticed, replica.model)
-        if restart_s is not None:
-            self.start(replica.model, 1, now, restart_s)
 
     def _noticed(self, model: str, now: float) -> None:
         self._post(model, now)
+        self._end_waiting(model, now)
+
+    def _end_waiting(self, model: str, now: float) -> None:
+        if not self.ready[model] and not self.starting[model]:
+            for router in self.routers:
+                router.dispatchers[model].gone(now)
 
     # Replicas
 
@@ -332,19 +342,22 @@ class Simulation:
         self._spent(replica, now)
 
     def _spent(self, replica: SimReplica, now: float) -> None:
-        devices, outcome = self.setup.models[replica.model].devices, self.outcome
         del self.replicas[replica.id]
-        for kept, seconds in (
-            (outcome.device_s, now - replica.since_s),
-            (outcome.busy_s, replica.busy_s(now)),
-        ):
-            kept[replica.model] = kept.get(replica.model, 0.0) + devices * seconds
+        self._add(self.outcome.device_s, replica.model, now - replica.since_s)
+        self._add(self.outcome.busy_s, replica.model, replica.busy_s(now))
+
+    def _add(self, kept: dict[str, float], model: str, seconds: float) -> None:
+        kept[model] = kept.get(model, 0.0) + self.setup.models[model].devices * seconds
 
     def _settle(self) -> None:
         """Account for the remaining replicas, and check that all ledgers are empty."""
         now = self.outcome.end_s = max(self.now, self.outcome.seconds)
         for replica in list(self.replicas.values()):
             self._spent(replica, now)
+        for _, _, event, about in self._heap:
+            if event == self._ready:
+                model, since_s = about
+                self._add(self.outcome.device_s, model, now - since_s)
         for router in self.routers:
             router.ledger.assert_empty()
         self.outcome.settle()

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from router.calls import cuts, max_rows
+from router.calls import BulkSize, cuts, max_rows
 from router.domain import Features, Model, OnMiss, Request, Work, attention, work_of
 from router.fair import Sender
 from router.model_config import ModelConfig
@@ -171,7 +171,7 @@ class Shapes:
             key = place * LANGUAGES + _picks(list(kind.languages.values()), languages)
             key = key * BUDGETS + _picks(list(kind.budgets_s.values()), budgets)
             key = key * 2 + (codes < kind.code)
-            keys[rows] = key * LENGTHS + np.minimum(own, LENGTHS - 1)
+            keys[rows] = key * LENGTHS + _coarse(np.minimum(own, LENGTHS - 1))
         return [self._known.get(key) or self._new(key) for key in keys.tolist()]
 
     def _new(self, key: int) -> Shape:
@@ -180,10 +180,11 @@ class Shapes:
         rest, budget = divmod(rest, BUDGETS)
         place, language = divmod(rest, LANGUAGES)
         kind = self._kinds[place]
-        counts: tuple[int, ...] = (_coarse(size),)
+        counts: tuple[int, ...] = (size,)
         if self._lengths is None and kind.texts > 1:
             rng, (least, most) = Random(key), kind.tokens
-            counts = tuple(_coarse(rng.randint(least, most)) for _ in range(kind.texts))
+            drawn = [rng.randint(least, most) for _ in range(kind.texts)]
+            counts = tuple(_coarse(np.asarray(drawn, np.int64)).tolist())
         shape = self._known[key] = self._made(
             kind, list(kind.languages)[language], list(kind.budgets_s)[budget], bool(code), counts
         )
@@ -231,10 +232,15 @@ class Shapes:
         return work, pieces
 
 
-def pieces_of(counts: Sequence[int], batch_tokens: int, config: ModelConfig) -> tuple[Piece, ...]:
+def pieces_of(
+    counts: Sequence[int],
+    batch_tokens: int,
+    config: ModelConfig,
+    bulk: BulkSize | None = None,
+) -> tuple[Piece, ...]:
     """The chunks that a request's texts are cut into."""
     found = list[Piece]()
-    for start, stop in cuts(counts, None, batch_tokens, max_rows(config.dimensions)):
+    for start, stop in cuts(counts, None, batch_tokens, max_rows(config.dimensions), bulk):
         own = counts[start:stop]
         tokens_sq = attention(own, config.attention_tokens)
         found.append(Piece(np.asarray(own, np.int32), sum(own), tokens_sq))
@@ -323,11 +329,12 @@ def full_rate(
     return replicas / (math.fsum(each) / draws)
 
 
-def _coarse(tokens: int) -> int:
-    """Round a length above 256 down to seven bits, so that few shapes are created."""
-    if tokens <= 256:
+def _coarse(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Round lengths above 256 down to seven bits, so that few shapes are created."""
+    if tokens.max(initial=0) <= 256:
         return tokens
-    grain = 1 << (tokens.bit_length() - 7)
+    bits = np.frexp(tokens)[1].astype(np.int64)
+    grain: npt.NDArray[np.int64] = np.where(tokens > 256, 1 << np.maximum(bits - 7, 0), 1)
     return tokens // grain * grain
 
 

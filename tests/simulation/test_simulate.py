@@ -1,6 +1,7 @@
 """`embedding-router simulate`: what it answers, and what it says of files that cannot be used."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -125,6 +126,38 @@ def test_a_fleet_that_is_too_small_gets_a_larger_plan(tmp_path: Path) -> None:
     assert best["replicas"]["qwen3-embedding-4b"] > 2
 
 
+def test_a_plan_is_for_the_rate_of_the_largest_burst(tmp_path: Path) -> None:
+    bursts = [{"at_s": 0.1, "seconds": 0.1, "times": times} for times in (0.5, 90, 3)]
+    traffic = SMALL["traffic"] | {"bursts": bursts}  # type: ignore[operator]
+    done = simulate(tmp_path, SMALL | {"traffic": traffic, "seconds": 0.2}, "--json", plan=True)
+    best = json.loads(done.stdout)["plan"]["best"]
+    assert best["keeps"]
+    assert best["replicas"]["qwen3-embedding-4b"] > 2
+
+
+def test_only_models_that_the_config_scales_are_scaled(tmp_path: Path) -> None:
+    data = yaml.safe_load(CONFIG.read_text())
+    fixed = "qwen3-embedding-8b"
+    for one in data["applications"][0]["deployments"]:
+        if one["name"] == fixed:
+            del one["autoscaling_config"]
+            one["num_replicas"] = 1
+    config = tmp_path / "mine.yaml"
+    config.write_text(yaml.safe_dump(data))
+    traffic = {"requests_per_s": 2000, "classes": {"q": {"budget_ms": 100}}}
+    scenario = SMALL | {"config": str(config), "traffic": traffic, "replicas": {}}
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump(scenario | {"autoscaling": {"start_s": 0.1, "every_s": 0.1}}))
+    world = load_world(path).updated(seconds=8.0)
+    most = Counter[str]()
+    for _, model, replicas in run(world, PolicyVariant("", chooser="always-large")).replicas:
+        most[model] = max(most[model], replicas)
+    assert most[fixed] == 1
+    scaled = load_world(path, config=CONFIG).updated(seconds=8.0)
+    ready = run(scaled, PolicyVariant("", chooser="always-large")).replicas
+    assert max(replicas for _, model, replicas in ready if model == fixed) > 1
+
+
 def test_the_page_is_whole_and_says_that_it_is_simulated(tmp_path: Path) -> None:
     faults = [{"at_s": 0.5, "model": "qwen3-embedding-4b", "replicas": 2, "restart_s": 1}]
     folder = tmp_path / "report"
@@ -191,6 +224,7 @@ def test_one_card_fewer_is_an_option(tmp_path: Path) -> None:
         ({"traffic": {"requests_per_s": {}}}, "needs a rate above 0"),
         ({"traffic": {"requests_per_s": {0: 0, 5: 0}}}, "needs a rate above 0"),
         ({"autoscaling": {"min_replicas": 5, "max_replicas": 2}}, "more than max_replicas"),
+        ({"gpu_hour": {"qwen3-embedding-4b": 1}}, "no cost for qwen3-embedding-0.6b, qwen3-emb"),
     ],
 )
 def test_what_cannot_be_simulated_is_a_sentence_that_says_what_to_do(
@@ -210,25 +244,46 @@ def test_a_log_of_another_config_is_refused_by_name(tmp_path: Path) -> None:
     assert "--config" in done.output
 
 
+def test_a_log_without_a_model_of_the_config_is_refused_by_name(tmp_path: Path) -> None:
+    log = logged_at(tmp_path, 1000.0, without="qwen3-embedding-4b")
+    done = simulate(tmp_path, SMALL, "--log", str(log))
+    assert done.exit_code == 1
+    assert "is a log of another config: it lacks model 'qwen3-embedding-4b'" in done.output
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_a_log_can_lack_the_models_that_a_request_could_not_use(tmp_path: Path) -> None:
+    kept = frozenset({"qwen3-embedding-0.6b", "qwen3-embedding-8b"})
+    log = logged_at(tmp_path, 1000.0, without="qwen3-embedding-4b", permitted=kept)
+    done = simulate(tmp_path, SMALL, "--log", str(log), "--json")
+    assert done.exit_code == 0, done.output
+
+
 def logged_at(
     folder: Path,
     *times: float,
     took_s: Mapping[float, float] = NONE,
     priority: str = "interactive",
     use: Use | None = None,
+    without: str | None = None,
+    permitted: frozenset[str] | None = None,
 ) -> Path:
     """A decision log of configs/qwen3.yaml with a request that ends at each of these times, after
-    10 ms or as `took_s` says.
+    10 ms or as `took_s` says; `without` one of its models.
     """
     args, _ = application(CONFIG)
     models = {name: one for name, one in build_models(args).items() if name in args.models}
     policy = build_policy(args.routing, args.tiers)
     setting = DecisionContext(models, policy, {Tier.BEST: max(models)}, False, None)
     request = Request(
-        dict.fromkeys(models, Work(20, 20, 400)), Features(80, "en", "Latn", False, False)
+        dict.fromkeys(models, Work(20, 20, 400)),
+        Features(80, "en", "Latn", False, False),
+        permitted=permitted,
     )
     loads = dict.fromkeys(models, Load())
     decision = decide(policy, request, models, loads, 0.0)
+    work = {name: one for name, one in request.work.items() if name != without}
+    request = request._replace(work=work)
     lines = [setting_line(setting, "one")]
     for at_s in times:
         took = took_s.get(at_s, 0.01)

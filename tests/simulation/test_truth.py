@@ -96,6 +96,73 @@ def test_every_request_ends_once_whatever_fails(routers: int) -> None:
     assert sum(outcome.busy_s.values()) <= sum(outcome.device_s.values())
 
 
+@pytest.mark.parametrize("report_every_s", [None, 0.05])
+@pytest.mark.parametrize("model", [None, "large"])
+def test_requests_of_a_model_that_died_for_good_end(
+    model: str | None, report_every_s: float | None
+) -> None:
+    """Another model answers them if it can; otherwise they are refused."""
+    faults = (Fault(1.0, "large", 2),)
+    kind = Kind("mixed", 1.0, (200, 900), {"en": 1.0}, {None: 1.0}, texts=5, model=model)
+    run = simulation(args_of(), 60.0, 2.0, kind, faults=faults, report_every_s=report_every_s)
+    outcome = run.run()
+    total = outcome.total
+    assert run.arrived == run.ended == total.offered > 80
+    assert outcome.models["large"] > 5
+    if model is None:
+        assert not total.refused
+        assert outcome.models["small"] > 20
+    else:
+        assert total.refused > 20
+
+
+def test_a_model_that_died_for_good_is_busy_until_then_and_costs_until_then() -> None:
+    kind = Kind("long", 1.0, (900, 900), {"en": 1.0}, {None: 1.0}, model="large")
+    run = simulation(args_of(), 1000.0, 1.0, kind, faults=(Fault(0.5, "large", 2),))
+    outcome = run.run()
+    assert outcome.device_s["large"] == pytest.approx(2 * 0.5)
+    assert outcome.busy_s["large"] == pytest.approx(2 * 0.5, rel=0.05)
+
+
+def test_replicas_that_have_not_started_by_the_end_cost_from_their_start() -> None:
+    faults = (Fault(1.0, "large", 1, restart_s=100.0),)
+    outcome = simulation(args_of(), 50.0, 2.0, QUERY, faults=faults).run()
+    ended_s = outcome.end_s
+    assert outcome.device_s["large"] == pytest.approx(ended_s + 1.0 + (ended_s - 1.0))
+
+
+def test_bulk_is_cut_so_that_no_call_takes_longer_than_the_limit() -> None:
+    args = args_of(batch_tokens=100_000)
+    limits = args.limits.model_copy(update={"bulk_call_ms": 20.0})
+    args = args.model_copy(update={"limits": limits})
+    longest = dict[bool, float]()
+    for bulk in (False, True):
+        kind = Kind("many", 1.0, (50, 50), {"en": 1.0}, {None: 1.0}, 64, bulk, model="large")
+        run, steps = simulation(args, 5.0, 2.0, kind), list[float]()
+
+        class Kept(Noise):
+            """Notes the seconds of each step."""
+
+            def seconds(self, step_s: float, rng: Random) -> float:
+                steps.append(step_s)  # noqa: B023
+                return step_s
+
+        run = simulation(args, 5.0, 2.0, kind, noise=Kept(), packs={})
+        run.run()
+        longest[bulk] = max(steps)
+    assert longest[True] < 0.02 < 0.09 < longest[False]
+
+
+def test_shapes_are_shared_by_lengths_that_are_simulated_alike() -> None:
+    args = args_of()
+    shapes = Shapes([QUERY], build_models(args), args.models, [1000, 1007, 1008, 300, 301, 7, 8])
+    first, same, other, small, next_, least, more = shapes.stream(Random(0))
+    assert first is same is not other
+    assert [one.work["small"].tokens for one in (first, other)] == [1000, 1008]
+    assert small is not next_ or small.work["small"].tokens == 300
+    assert least is not more
+
+
 def test_the_same_seed_gives_the_same_run_and_another_one_another() -> None:
     runs = [simulation(args_of(), 400.0, 3.0, QUERY, seed).run().as_dict() for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]

@@ -36,10 +36,12 @@ def load_world(
     log: Path | None = None,
     scale: float | None = None,
     replicas: Mapping[str, int] = MappingProxyType({}),
+    gpu_hour: float | None = None,
 ) -> World:
     """Load a scenario and all that it names. Raises ConfigError.
 
-    `log` and `scale` replace those of its traffic, and `replicas` those of some models.
+    `log` and `scale` replace those of its traffic, `replicas` those of some models, and `gpu_hour`
+    its cost of a device.
     """
     try:
         scenario = parse_scenario(read(path.read_bytes()))
@@ -47,6 +49,8 @@ def load_world(
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
     scenario = _with_traffic(scenario, log, scale)
     scenario = scenario.model_copy(update={"replicas": {**scenario.replicas, **replicas}})
+    if gpu_hour is not None:
+        scenario = scenario.model_copy(update={"gpu_hour": gpu_hour})
     if config is None:
         if scenario.config is None:
             raise ConfigError(

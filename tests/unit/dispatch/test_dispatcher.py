@@ -16,7 +16,7 @@ import uvloop
 
 from deployments.dispatch.chunks import Rows
 from deployments.dispatch.dispatcher import ModelDispatcher
-from deployments.dispatch.wire import Failure
+from deployments.dispatch.wire import Failure, Reply
 from router.calls import MESSAGE_BYTES, max_rows
 from router.domain import Curve, Model
 from router.errors import DeadlineExceeded, InternalError, ModelUnavailable, Overloaded
@@ -732,6 +732,28 @@ async def test_a_fault_of_ours_after_the_answer_is_logged_and_called_one(
         await future
     assert "could not be handed out" in caplog.text
     assert "KeyError" in caplog.text
+    bench.ledger.assert_empty()
+
+
+async def test_an_instruction_that_fails_stops_no_other(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.dispatcher.replicas_changed(["a"])
+    future = bench.submit(5, 10)[0]
+    await settle()
+    (call,) = bench.transport.open
+    rows = np.zeros((1, 4), np.float32)
+    counters = ReplicaCounters(0, 0.0)
+    tokens: Any = None  # of which no part can be taken
+    with caplog.at_level("ERROR", logger="ray.serve"):
+        call.future.set_result(Reply(rows, tokens, {}, "a", 0.0, 0.0, 0, counters, None, ()))
+        await settle()
+    with pytest.raises(InternalError):
+        await future
+    assert "TypeError" in caplog.text
+    later = [bench.submit(number, 10)[0] for number in (6, 7)]  # after the end of the turn
+    await bench.transport.answer_all()
+    assert firsts([await one for one in later]) == [6, 7]
     bench.ledger.assert_empty()
 
 

@@ -5,7 +5,7 @@ hold for any order of events are in tests/properties/test_dispatching.py.
 import pytest
 
 from router.domain import Curve
-from router.errors import ModelUnavailable
+from router.errors import InternalError, ModelUnavailable
 from router.instructions import Timer
 from router.prefixes import MOST, PrefixHomes
 from router.replica_health import EJECTION_S, FAILURES_IN_A_ROW, MOST_EJECTION_S
@@ -242,6 +242,44 @@ def test_a_fault_after_the_reply_ends_every_chunk_of_the_call_once() -> None:
     machine.answer(call)
     machine.execute(machine.state.refused(call, ModelUnavailable(["ours"], 1.0), machine.now))
     assert machine.completed == {0: "a"}
+    machine.close()
+
+
+def test_a_fault_while_a_reply_is_read_frees_the_slot() -> None:
+    machine = DispatchMachine("a", calls_in_flight=1)
+    for _ in range(2):
+        machine.submit(BATCH)
+    (call,) = machine.open
+    machine.open.remove(call)
+    reply = Reply("a", counters=None)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        machine.state.replied(call, reply, machine.now)
+    machine.execute(machine.state.refused(call, InternalError(), machine.now))
+    machine.end_turn()
+    assert machine.failed.keys() == {0}
+    machine.answer_all()
+    assert machine.completed == {1: "a"}
+    machine.close()
+
+
+def test_a_chunk_whose_call_was_cancelled_leaves_it() -> None:
+    machine = DispatchMachine("a")
+    (chunk,) = machine.submit(10)
+    machine.cancel(chunk)
+    machine.answer_all()
+    assert chunk.call is None
+    machine.close()
+
+
+def test_chunks_that_wait_can_be_failed_and_those_under_way_are_answered() -> None:
+    machine = DispatchMachine("a", calls_in_flight=1)
+    for _ in range(3):
+        machine.submit(BATCH)
+    lost = ModelUnavailable(["gone"], 1.0, lost=True)
+    machine.execute(machine.state.fail_waiting(lost))
+    assert machine.failed.keys() == {1, 2}
+    assert len({id(error) for error in (*machine.failed.values(), lost)}) == 3
+    machine.answer_all()
     machine.close()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from router.domain import Curve, Decision, Features, Load, Model, OnMiss, Reason, Request, Why, Work
-from router.policy import decide, predict
+from router.policy import decide, idle_tail_s, predict
 from router.rules import Floor, Policy
 
 ENGLISH = Features(characters=100, language="en", script="Latn", mixed=False, code=False)
@@ -227,6 +227,14 @@ def test_a_refusal_that_waiting_does_not_help_gives_no_time() -> None:
         small=Load(running_rest_s=0.03),
     )
     assert (decision.reason, decision.retry_after_s) == (Reason.OVER_BUDGET, None)
+
+
+def test_crowding_ends_with_the_work_that_it_waits_for() -> None:
+    """Also in what an idle model is said to take."""
+    crowded = Load(running_rest_s=0.03, margin=6.0, crowding=4.0)
+    refused = request(target="small", deadline_s=0.02, on_miss=OnMiss.REJECT)
+    assert idle_tail_s(MODELS["small"], crowded, refused.work["small"]) == pytest.approx(0.015)
+    assert run(refused, small=crowded).retry_after_s == pytest.approx(0.04 - 0.02 / 6.0)
 
 
 def test_tokens_of_models_that_may_not_serve_are_not_asked_for() -> None:
