@@ -145,10 +145,10 @@ class MaxTokensPerRequest(RouterError):
     def __init__(self, tokens: int | None, limit: int) -> None:
         """`tokens` is None if counting stopped at the limit."""
         super().__init__(
-            f"there are {tokens} tokens in {INPUT} and a request may have {limit} "
+            f"{INPUT} has {tokens} tokens; the limit is {limit} "
             "(limits.max_tokens_per_request); send its texts in several requests"
             if tokens is not None
-            else f"there are more than {limit} tokens in {INPUT}, the most that a request may have "
+            else f"{INPUT} has more than {limit} tokens, the limit of a request "
             "(limits.max_tokens_per_request); send its texts in several requests",
             "input",
         )
@@ -362,7 +362,7 @@ class RequestTooLarge(RouterError):
         error = cls(limit)
         error.param = "input"
         error.message = (
-            f"the answer would have about {size} bytes and may have {limit} "
+            f"the answer would have about {size} bytes; the limit is {limit} "
             "(limits.max_answer_bytes); send the texts in several "
             f"requests{field(cls.SMALLER)}"
         )
@@ -401,8 +401,8 @@ class RateLimitExceeded(RouterError):
         """The error for a request that needs more than the whole limit: waiting does not help."""
         error = cls(f"{per_minute} tokens per minute", 60.0)
         error.message = (
-            f"this request has {tokens} tokens and this API key may use {per_minute} per minute, "
-            "so it can never be answered; send its texts in several requests"
+            f"this request has {tokens} tokens; the limit of this API key is {per_minute} per "
+            "minute, so it can never be answered; send its texts in several requests"
         )
         error.headers = {"x-should-retry": "false"}
         return error
@@ -415,8 +415,8 @@ class HeadersTooLarge(RouterError):
 
     def __init__(self, most: int, most_bytes: int) -> None:
         super().__init__(
-            f"a request may have {most} headers of {most_bytes} bytes in all; send fewer or "
-            "shorter ones"
+            f"the headers of this request are too large; the limit is {most} headers of "
+            f"{most_bytes} bytes in all; send fewer or shorter ones"
         )
 
 

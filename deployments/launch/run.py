@@ -72,7 +72,10 @@ from router.switches import CLIENT_S
     help="Where Prometheus finds the metrics. Default: a free port.",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="What happens as lines of JSON, with `event` in each."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print events as JSON lines, each with an `event` field.",
 )
 def main(
     path: Path,
@@ -83,7 +86,7 @@ def main(
     metrics_port: int | None,
     as_json: bool,
 ) -> None:
-    """Serve a config on this machine until Ctrl-C; what ends by itself is started again."""
+    """Serve a config on this machine until Ctrl-C. Ray and Serve are restarted if they die."""
     given_environment = dict(os.environ)
     config = _read(path)
     given = config.get("http_options")

@@ -137,7 +137,7 @@ class ServiceClient:
         return routed
 
     async def embed(self, texts: Sequence[str], **options: Any) -> EmbeddingAnswer:
-        """Embed texts on the bulk lane; `options` are those of the API.
+        """Embed texts as bulk requests; `options` are those of the API.
 
         Raises RequestRefused or RouterAway.
         """

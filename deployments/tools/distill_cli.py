@@ -102,13 +102,13 @@ class DistillTask(NamedTuple):
     type=click.IntRange(0),
     default=MOST_WORDS,
     show_default=True,
-    help="How many of these at most: each is a row of the file.",
+    help="Maximum number of words; each adds a row to the file.",
 )
 @click.option(
     "--fingerprint",
     "fingerprint_file",
     type=FILE,
-    help="Of the teacher, where --base-url is no router.",
+    help="Fingerprint of the teacher; needed if --base-url is not a router.",
 )
 @click.option("-o", "--output", required=True, type=FOLDER, metavar="FOLDER")
 @click.option("--json", "as_json", is_flag=True, help="What the student keeps, as JSON.")

@@ -38,7 +38,7 @@ from router.fingerprint import Probe
 @click.option(
     "--api-key",
     envvar="EMBEDDING_ROUTER_API_KEY",
-    help="For --base-url; or EMBEDDING_ROUTER_API_KEY.",
+    help="API key for --base-url; default: EMBEDDING_ROUTER_API_KEY.",
 )
 @click.option("--json", "as_json", is_flag=True, help="What was written, as JSON.")
 def main(

@@ -106,7 +106,7 @@ def main(
     """Embed a collection's documents in each of its spaces: Parquet with `id` and `vector`, ready
     for your database.
 
-    Each space gets a folder, DIR/MODEL/DIMENSIONS. Everything goes on the bulk lane, which yields
+    Each space gets a folder, DIR/MODEL/DIMENSIONS. Everything is sent as bulk requests, which yield
     to all other requests. Kill it at any moment and start it again with the same options: every
     text ends there exactly once. With --queries it measures what a search in each other space keeps
     of a search in the best one, and writes DIR/proof.json, which the config names as the

@@ -212,7 +212,7 @@ async def _embedded(
                 "take it out" if options.get("truncate") == "end" else "go on with --truncate end"
             )
             raise MigrationError(
-                f"text {texts[0].id!r} cannot be embedded: {error}. Mend it, or {then}; what is "
+                f"text {texts[0].id!r} cannot be embedded: {error}. Fix it, or {then}; what is "
                 "done is kept"
             ) from None
         half = len(texts) // 2

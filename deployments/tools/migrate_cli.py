@@ -99,7 +99,7 @@ def main(
     """Embed a collection's documents in another space, while it goes on being served in its old
     one.
 
-    Everything goes on the bulk lane, which yields to all other requests. Kill it at any moment and
+    Everything is sent as bulk requests, which yield to all others. Kill it at any moment and
     start it again with the same options: nothing is lost and nothing is done twice. At the end it
     compares what the old and the new index find for your queries, and says what to change in the
     config.

@@ -318,9 +318,9 @@ def test_the_lane_filter_keeps_bulk_out_of_sight(console: Open) -> None:
     console.embed(input="for the night", priority="bulk")
     rows = console.page.locator("#decisions tr")
     expect(rows.filter(has_text="bulk").first).to_be_visible()
-    console.page.select_option("#lane", "interactive")
+    console.page.select_option("#priority", "interactive")
     expect(rows.filter(has_text="bulk")).to_have_count(0)
-    console.page.select_option("#lane", "bulk")
+    console.page.select_option("#priority", "bulk")
     expect(rows.filter(has_text="interactive")).to_have_count(0)
     expect(rows.first).to_contain_text("bulk")
 

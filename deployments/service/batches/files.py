@@ -190,7 +190,7 @@ class Upload:
         self.size += len(data)
         if self.size > self._most_bytes:
             raise RequestTooLarge(
-                self._most_bytes, "a file may have no more (limits.max_file_bytes): upload several"
+                self._most_bytes, "upload several files (limits.max_file_bytes)"
             )
         if self.size > self._room_at_start:
             raise self._full
