@@ -146,7 +146,7 @@ async def trace(
 ) -> tuple[list[RequestResult], list[Seen]]:
     """Run the steps; return the answers and the replicas over time."""
     assert running.process is not None
-    told, seen, number = list[RequestResult](), list[Seen](), 0
+    results, seen, number = list[RequestResult](), list[Seen](), 0
     start_s = time.perf_counter()
     done = asyncio.Event()
 
@@ -176,10 +176,10 @@ async def trace(
     watching = asyncio.create_task(watch())
     async with Client(running.url) as client:
         for load, share in STEPS:
-            told += await client.at_rate(ask, load * RATE / TOKENS, share * seconds, rng)
+            results += await client.at_rate(ask, load * RATE / TOKENS, share * seconds, rng)
     done.set()
     await watching
-    return told, seen
+    return results, seen
 
 
 def _exist(process: psutil.Process | None) -> int:
@@ -188,24 +188,24 @@ def _exist(process: psutil.Process | None) -> int:
 
 
 def summarise(
-    policy: str, told: Sequence[RequestResult], seen: Sequence[Seen], seconds: float
+    policy: str, results: Sequence[RequestResult], seen: Sequence[Seen], seconds: float
 ) -> dict[str, Any]:
     """One row of the table."""
     up_s = STEPS[0][1] * seconds
     ready = [one.at_s - up_s for one in seen if one.at_s >= up_s and one.ready >= NEEDED]
     paid = sum(one.exist * (after.at_s - one.at_s) for one, after in itertools.pairwise(seen))
-    late = sum(one.status != httpx.codes.OK or one.total_s > BUDGET_S for one in told)
+    late = sum(one.status != httpx.codes.OK or one.total_s > BUDGET_S for one in results)
     return {
         "policy": policy,
-        "requests": len(told),
+        "requests": len(results),
         "ready_s": ready[0] if ready else None,
         "most": max(one.exist for one in seen),
         "replica_s": paid,
-        "asked_for": sum(one.model == "large" for one in told) / len(told),
-        "late": late / len(told),
-        "refused": sum(one.status == httpx.codes.TOO_MANY_REQUESTS for one in told),
+        "asked_for": sum(one.model == "large" for one in results) / len(results),
+        "late": late / len(results),
+        "refused": sum(one.status == httpx.codes.TOO_MANY_REQUESTS for one in results),
         "errors": sum(
-            one.status not in (httpx.codes.OK, httpx.codes.TOO_MANY_REQUESTS) for one in told
+            one.status not in (httpx.codes.OK, httpx.codes.TOO_MANY_REQUESTS) for one in results
         ),
     }
 
@@ -236,8 +236,8 @@ def main(chosen: Sequence[str], seconds: float, pinned: bool, file: Path | None,
             path = Path(scratch) / "autoscale.yaml"
             path.write_text(yaml.safe_dump(config(policy), sort_keys=False))
             with router(path, None) as running:
-                told, seen = asyncio.run(trace(running, seconds, pinned, random.Random(seed)))
-        rows.append(summarise(policy, told, seen, seconds))
+                results, seen = asyncio.run(trace(running, seconds, pinned, random.Random(seed)))
+        rows.append(summarise(policy, results, seen, seconds))
     write(flat(rows, "policy"), file)
     ideal = sum(load * share * seconds for load, share in STEPS)
     click.echo(

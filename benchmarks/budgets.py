@@ -58,7 +58,7 @@ class Chooser(NamedTuple):
 
     name: str
     options: Callable[[Text, float], Mapping[str, Any]]
-    done: Callable[[RequestResult], None] = lambda told: None
+    done: Callable[[RequestResult], None] = lambda result: None
 
 
 @click.command()
@@ -76,10 +76,10 @@ def main(
     with router(config, base_url) as running:
         known = build_models(running.args)
         models = {name: known[name] for name in running.args.native}
-        capacity, told = asyncio.run(
+        capacity, results = asyncio.run(
             _drive(running.url, models, seconds, turns, folder, random.Random(seed))
         )
-    rows = [summarise(name, load, answers, models) for (load, name), answers in told.items()]
+    rows = [summarise(name, load, answers, models) for (load, name), answers in results.items()]
     click.echo("\n".join(_table(rows, capacity)))
     write([Row("requests/s of the largest model", capacity), *flat(rows, "load", "policy")], file)
 
@@ -103,8 +103,8 @@ def choosers(models: Mapping[str, Model], rng: random.Random) -> list[Chooser]:
         outstanding[chosen] += 1
         return {"model": chosen}
 
-    def answered(told: RequestResult) -> None:
-        outstanding[told.ask.options["model"]] -= 1
+    def answered(result: RequestResult) -> None:
+        outstanding[result.ask.options["model"]] -= 1
 
     return [
         Chooser("auto", lambda text, budget_s: {"latency_budget_ms": budget_s * 1000}),
@@ -128,7 +128,7 @@ async def _drive(
 ) -> tuple[float, dict[tuple[float, str], list[RequestResult]]]:
     """Capacity of the largest model for this mix, and the answers by load and strategy."""
     texts, ways = Texts(rng, folder), choosers(models, rng)
-    told: dict[tuple[float, str], list[RequestResult]] = {
+    results: dict[tuple[float, str], list[RequestResult]] = {
         (load, way.name): [] for load in LOADS for way in ways
     }
 
@@ -149,19 +149,19 @@ async def _drive(
             for load, way in rng.sample(
                 [(load, way) for load in LOADS for way in ways], len(LOADS) * len(ways)
             ):
-                told[load, way.name] += await client.at_rate(
+                results[load, way.name] += await client.at_rate(
                     asking(way), load * capacity, seconds, rng, way.done
                 )
-    return capacity, told
+    return capacity, results
 
 
 def summarise(
-    name: str, load: float, told: Sequence[RequestResult], models: Mapping[str, Model]
+    name: str, load: float, results: Sequence[RequestResult], models: Mapping[str, Model]
 ) -> dict[str, Any]:
     """One row of the table."""
     in_time = [
         one
-        for one in told
+        for one in results
         if one.status == httpx.codes.OK and one.total_s <= (one.ask.budget_s or 0.0)
     ]
     points = [
@@ -169,20 +169,20 @@ def summarise(
         for one in in_time
         if one.model
     ]
-    seconds = [one.total_s for one in told]
+    seconds = [one.total_s for one in results]
     return {
         "load": load,
         "policy": name,
-        "requests": len(told),
-        "in_time": len(in_time) / max(1, len(told)),
-        "errors": sum(one.status != httpx.codes.OK for one in told),
+        "requests": len(results),
+        "in_time": len(in_time) / max(1, len(results)),
+        "errors": sum(one.status != httpx.codes.OK for one in results),
         "p50_ms": 1000 * float(np.percentile(seconds, 50)) if seconds else None,
         "p99_ms": 1000 * float(np.percentile(seconds, 99)) if seconds else None,
         "quality_in_time": sum(points) / len(points) if points else None,
-        "quality_offered": sum(points) / max(1, len(told)),
+        "quality_offered": sum(points) / max(1, len(results)),
         "models": {
-            model: count / len(told)
-            for model, count in Counter(one.model for one in told if one.model).items()
+            model: count / len(results)
+            for model, count in Counter(one.model for one in results if one.model).items()
         },
     }
 

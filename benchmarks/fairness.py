@@ -86,8 +86,10 @@ class Stage(NamedTuple):
         async with self.client("one") as client:
             before = client.at_rate(self.in_time, rate, WARM_S, self.rng)
             both = await asyncio.gather(before, self._later(client, rate, seconds))
-        told = both[1]
-        return 100 * sum(ok(one) and one.total_s <= BUDGET_S for one in told) / max(1, len(told))
+        results = both[1]
+        return (
+            100 * sum(ok(one) and one.total_s <= BUDGET_S for one in results) / max(1, len(results))
+        )
 
     async def _later(self, client: Client, rate: float, seconds: float) -> list[RequestResult]:
         await asyncio.sleep(WARM_S)
@@ -98,8 +100,8 @@ class Stage(NamedTuple):
         await asyncio.sleep(WARM_S)
         began_s = time.perf_counter()
         async with self.client("ingest") as client:
-            told = await asyncio.gather(*(client.send(self.bulk()) for _ in range(requests)))
-        if failed := sum(not ok(one) for one in told):
+            results = await asyncio.gather(*(client.send(self.bulk()) for _ in range(requests)))
+        if failed := sum(not ok(one) for one in results):
             raise click.ClickException(f"{failed} requests of the ingest were not answered")
         return time.perf_counter() - began_s
 
@@ -112,9 +114,9 @@ class Stage(NamedTuple):
 
         async def loop(client: Client, name: str) -> None:
             while time.perf_counter() < end_s:
-                told = await client.send(self.one())
-                if ok(told) and from_s <= time.perf_counter() < end_s:
-                    served[name] += json.loads(told.body)["usage"]["prompt_tokens"]
+                result = await client.send(self.one())
+                if ok(result) and from_s <= time.perf_counter() < end_s:
+                    served[name] += json.loads(result.body)["usage"]["prompt_tokens"]
 
         async with self.client("one", True) as one, self.client("other", True) as other:
             clients = [(one, "one")] * CLIENTS + [(other, "other")] * 2 * CLIENTS
@@ -122,8 +124,8 @@ class Stage(NamedTuple):
         return served
 
 
-def ok(told: RequestResult) -> bool:
-    return told.status == httpx.codes.OK
+def ok(result: RequestResult) -> bool:
+    return result.status == httpx.codes.OK
 
 
 async def play(stage: Stage, share: float, seconds: float, turns: int) -> list[Row]:

@@ -323,12 +323,12 @@ def undisturbed(entries: Sequence[LogEntry]) -> list[dict[str, Any]]:
             for work, entry in zip(works, quiet, strict=True)
         ]
         if len(quiet) >= RECOVERY and len({point.tokens for point in points}) >= 3:
-            said = statistics.median(abs(1.0 / _ratio(entry) - 1.0) for entry in quiet)
+            predicted_error = statistics.median(abs(1.0 / _ratio(entry) - 1.0) for entry in quiet)
             rows.append(
                 {
                     "model": model,
                     "requests": len(quiet),
-                    "error": said,
+                    "error": predicted_error,
                     "hindsight": fit(points, 1).median_error,
                 }
             )

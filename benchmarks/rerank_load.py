@@ -118,8 +118,8 @@ def main(
     rng = random.Random(seed)
     with router(config, base_url) as running:
         mix = Mix(rng, folder, running.args)
-        capacity, told = asyncio.run(_drive(running.url, mix, seconds, turns, rng))
-    shares = summarise(told)
+        capacity, results = asyncio.run(_drive(running.url, mix, seconds, turns, rng))
+    shares = summarise(results)
     click.echo("\n".join(_table(shares, capacity)))
     rows = [Row("requests/s of the largest models", capacity)]
     for load, policy, kind, requests, in_time, *others in shares:
@@ -134,7 +134,7 @@ async def _drive(
 ) -> tuple[float, dict[tuple[float, str], list[RequestResult]]]:
     """Capacity of the largest models for the mix, and the answers by load and strategy."""
     ways = (POLICY, ALWAYS)
-    told: dict[tuple[float, str], list[RequestResult]] = {
+    results: dict[tuple[float, str], list[RequestResult]] = {
         (load, way): [] for load in LOADS for way in ways
     }
     async with Client(url) as client:
@@ -146,15 +146,17 @@ async def _drive(
         for way in ways:  # predictions of every model have something to learn from
             await client.at_rate(mix.of(way), 0.5 * capacity, 0.5 * seconds, rng)
         for _ in range(turns):
-            for load, way in rng.sample(list(told), len(told)):
-                told[load, way] += await client.at_rate(mix.of(way), load * capacity, seconds, rng)
-    return capacity, told
+            for load, way in rng.sample(list(results), len(results)):
+                results[load, way] += await client.at_rate(
+                    mix.of(way), load * capacity, seconds, rng
+                )
+    return capacity, results
 
 
-def summarise(told: Mapping[tuple[float, str], Sequence[RequestResult]]) -> list[Share]:
+def summarise(results: Mapping[tuple[float, str], Sequence[RequestResult]]) -> list[Share]:
     """The rows of the table: both kinds for each load and strategy."""
     rows = []
-    for (load, policy), all_of in told.items():
+    for (load, policy), all_of in results.items():
         for kind in KINDS:
             some = [one for one in all_of if kind_of(one.ask.documents) == kind]
             if not some:

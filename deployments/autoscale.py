@@ -21,8 +21,8 @@ from router.capacity import (
     Autoscaler,
     DemandReport,
     Want,
+    combined,
     share_devices,
-    together,
 )
 
 pickle_by_value(capacity)

@@ -105,7 +105,9 @@ def combined(reports: list[DemandReport]) -> DemandReport:
         shadow=sum(one.shadow for one in reports),
         backlog_tokens=sum(one.backlog_tokens for one in reports),
         tokens_per_s=weighted / sum(weights),
-        started_s=max((one.started_s for one in reports if one.started_s is not None), default=None),
+        started_s=max(
+            (one.started_s for one in reports if one.started_s is not None), default=None
+        ),
     )
 
 

@@ -131,8 +131,8 @@ def main(
                 drain_s,
                 folder,
             ) as logs:
-                said = wait_until_ready(config, logs, stopped)
-                watch(logs, said, stopped)
+                reported = wait_until_ready(config, logs, stopped)
+                watch(logs, reported, stopped)
                 say("stopping", "stopping")
     except Ended as problem:
         if not stopped.is_set():
@@ -153,8 +153,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not config.get("applications"):
         from deployments.launch.serve_config import check
 
-        told = f"{path} is no Serve config: it has no `applications:`"
-        raise click.ClickException("\n".join([told, *check(path)]))
+        message = f"{path} is no Serve config: it has no `applications:`"
+        raise click.ClickException("\n".join([message, *check(path)]))
     if not isinstance(config["applications"], list):
         raise click.ClickException(f"{path}: `applications` must be a list")
     return config

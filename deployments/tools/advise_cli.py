@@ -73,9 +73,7 @@ class OnceEach(click.Command):
     metavar="TEXTS QUERIES QRELS",
     help="Another search, with files as of --texts, --queries and --qrels. Can be repeated.",
 )
-@click.option(
-    "--pairs", type=FILE, multiple=True, help="text_a, text_b, score. Can be repeated."
-)
+@click.option("--pairs", type=FILE, multiple=True, help="text_a, text_b, score. Can be repeated.")
 @click.option(
     "--labels",
     type=FILE,
@@ -112,7 +110,9 @@ class OnceEach(click.Command):
     help="Longest time that your callers wait.",
 )
 @click.option(
-    "--gpu-hour", type=click.FloatRange(min=0), help="Price of one device for an hour, in any currency."
+    "--gpu-hour",
+    type=click.FloatRange(min=0),
+    help="Price of one device for an hour, in any currency.",
 )
 @click.option(
     "--min-gain",

@@ -64,8 +64,8 @@ def main(
     except (EngineError, RequestRefused, RouterAway, FileNotFoundError) as error:
         raise click.ClickException(f"{model}: {error}") from None
     if as_json:
-        told = {"model": model, "file": str(output), **made._asdict()}
-        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        report = {"model": model, "file": str(output), **made._asdict()}
+        click.echo(orjson.dumps(report, option=orjson.OPT_INDENT_2))
         return
     click.echo(f"{model}: {made.probes} probes, {made.dimensions} dimensions, {made.digest}")
     click.echo(

@@ -79,12 +79,13 @@ def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
             if different := [
                 key for key, value in asdict(manifest).items() if before.get(key) != value
             ]:
-                said = "; ".join(
+                differences = "; ".join(
                     f"{key} was {before.get(key)!r} and is {getattr(manifest, key)!r}"
                     for key in different
                 )
                 raise MigrationError(
-                    f"{folder} holds another index ({said}); choose another folder or remove it"
+                    f"{folder} holds another index ({differences}); choose another folder or "
+                    "remove it"
                 )
         else:
             write_whole(

@@ -48,7 +48,9 @@ class ModelReplicas(click.ParamType[tuple[str, int]]):
     "--trace", type=FILE, help="A whole trace, in the place of the scenario's part of it."
 )
 @click.option(
-    "--scale", type=click.FloatRange(min=0, min_open=True), help="Multiply the request rate by this factor."
+    "--scale",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Multiply the request rate by this factor.",
 )
 @click.option(
     "--replicas",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from router.capacity import Autoscaler, Want, share_devices, together
+from router.capacity import Autoscaler, Want, combined, share_devices
 from router.sim.simulation import Simulation
 
 

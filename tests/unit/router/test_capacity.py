@@ -9,10 +9,10 @@ from router.capacity import (
     DemandReport,
     ServiceRate,
     Want,
+    combined,
     learned,
     needed_replicas,
     share_devices,
-    together,
 )
 
 
