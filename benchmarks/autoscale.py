@@ -2,24 +2,15 @@
 
     python -m benchmarks autoscale                    (about 2 minutes for each of three policies)
 
-One router, two models of kind `fake`, real Serve: a replica of the large model processes 1,000
-tokens a second, one of the small model 20,000. Requests of 50 tokens ask for the large one within a
+Real Serve, one router, and two models of kind `fake`. Requests name the large model within a
 budget, and the small one can answer instead. The load steps from 0.4 of a large replica up to 2.4
-and back. A replica is ready once its process runs; the time for a node and for weights would be the
-same for all policies.
+and back. Serve's policies count calls at replicas, and not the queue in the router.
 
-    by tokens       deployments.autoscale:ByTokens, as configs/qwen3.yaml sets it, but for `hold_s`
-    serve, tuned    Serve's policy with 1 request a replica, 2 s between reports, a mean of 12 s and
-                    5 s of delay
-    serve, default  Serve's policy by default: 2 requests a replica, 10 s, 30 s and 30 s
+`by tokens` is deployments.autoscale:ByTokens, `serve, tuned` and `serve, default` are Serve's
+policy (POLICIES below). With `--pinned` the small model never answers: the load waits for replicas,
+or is refused with 429 if it would wait for more than 10 s.
 
-The first two can scale down 20 s after the load. Serve counts calls at replicas, of which a router
-keeps at most three, and not the queue in the router. `--pinned` names the large model and gives no
-budget, so the small one never answers: all of the load waits for replicas, or is refused with 429
-if it would wait for more than 10 s.
-
-Time to ready is from the step up to the third ready replica. Replica-seconds are those of all
-existing processes, including starting and draining ones. Asked for: answered by the large model.
+Time to ready is from the step up to the third ready replica. Replica-seconds count all processes.
 Late: later than 500 ms on the client's clock, refusals included.
 """
 
@@ -77,7 +68,7 @@ POLICIES: Mapping[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
 }
 
 
-class Seen(NamedTuple):
+class ReplicaCount(NamedTuple):
     """Replicas of the large model at one moment of the trace."""
 
     at_s: float
@@ -143,10 +134,10 @@ def config(policy: str) -> dict[str, Any]:
 
 async def trace(
     running: Router, seconds: float, pinned: bool, rng: random.Random
-) -> tuple[list[RequestResult], list[Seen]]:
+) -> tuple[list[RequestResult], list[ReplicaCount]]:
     """Run the steps; return the answers and the replicas over time."""
     assert running.process is not None
-    results, seen, number = list[RequestResult](), list[Seen](), 0
+    results, seen, number = list[RequestResult](), list[ReplicaCount](), 0
     start_s = time.perf_counter()
     done = asyncio.Event()
 
@@ -170,7 +161,7 @@ async def trace(
                     for m in (await client.get("/v1/tiers")).json()["data"]
                     if m["model"] == "large"
                 )["replicas_ready"]
-                seen.append(Seen(time.perf_counter() - start_s, exist, ready))
+                seen.append(ReplicaCount(time.perf_counter() - start_s, exist, ready))
                 await asyncio.sleep(0.5)
 
     watching = asyncio.create_task(watch())
@@ -188,7 +179,7 @@ def _exist(process: psutil.Process | None) -> int:
 
 
 def summarise(
-    policy: str, results: Sequence[RequestResult], seen: Sequence[Seen], seconds: float
+    policy: str, results: Sequence[RequestResult], seen: Sequence[ReplicaCount], seconds: float
 ) -> dict[str, Any]:
     """One row of the table."""
     up_s = STEPS[0][1] * seconds

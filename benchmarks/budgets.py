@@ -2,18 +2,10 @@
 
     make bench-budgets            (or: python -m benchmarks.budgets --config configs/local.yaml)
 
-Short questions, abstracts and texts that are not English (benchmarks/live.py has the mix), each
-with a latency budget, arrive at 80 % and at 120 % of the largest model's capacity. Five strategies
-alternate in turns of a few seconds, in random order, on one router:
-
-    auto                 this policy as a free request: rules for the target, the budget for the
-                         limit
-    best within budget   this policy with `quality: best`: the largest model that is predicted to be
-                         in time
-    always best          the largest model
-    by length            what the client can see: small for short texts, large for long ones
-    least outstanding    of the models that can read the text, the one this client has fewest
-                         requests at
+Short questions, abstracts and texts that are not English (benchmarks/live.py has the mix) arrive
+with a latency budget. Five strategies (`ways` below) alternate in turns of a few seconds, in random
+order, on one router: `auto`; the best model within the budget; always the best; by length; and the
+model at which this client has the fewest outstanding requests.
 
 In time means that the last byte arrived within the budget, on the client's clock; an error is not
 in time. Quality is the config's points of the model that answered, for the text's language: over

@@ -1,16 +1,13 @@
 """Measure fairness live: an ingest beside too much interactive load, and two keys that flood.
 
-All requests are for one model, the largest of the config or `--model`, on a service with real
-models. 100 % load is this model's capacity for new texts (benchmarks/live.py has the mix). These
-alternate:
+All requests are for one model, the largest of the config or `--model`. 100 % load is this model's
+capacity for new texts (benchmarks/live.py has the mix). These alternate:
 
     flood   interactive requests at 120 % load, refused if they would be late, and an ingest of
             as much work as its guaranteed share can do in that time
-    cut     interactive requests alone, at the load that equals 120 % of the time left without that
-            share
+    cut     interactive requests alone, at 120 % of the time left without that share
 
-Both begin once so many interactive requests wait that some are refused; starting with an empty
-queue would hide this.
+Both begin once so many interactive requests wait that some are refused.
 
 The ingest must end in the time that its share needs, and interactive requests must be in time as
 often in `flood` as in `cut`. Then two keys of the same weight flood the model, one with twice as

@@ -3,17 +3,15 @@
     python -m benchmarks rerank_load --data FOLDER
 
 Two of three requests are embeddings, as in `benchmarks budgets`; the third ranks a few English
-passages for a question. No text is sent twice, so nothing is in a cache. Requests have a latency
-budget, and arrive as a Poisson process at 80 % or 120 % of the largest model's capacity for this
-mix. Rescoring by similarity uses the same models, so both kinds of requests compete. Two strategies
-alternate in turns of a few seconds, in random order:
+passages for a question. No text is sent twice. Requests have a latency budget, and arrive as a
+Poisson process at 80 % or 120 % of the largest model's capacity for this mix. Rescoring by
+similarity uses the same models. Two strategies alternate in turns of a few seconds, in random order:
 
     best within budget   `quality: best` and the budget: the largest model predicted to be in time
     always best          the largest embedding model, and rescoring by it
 
-In time means that the last byte arrived within the budget, on the client's clock; an error is not
-in time. The mark: 95 % of either kind in time, at either load. The exit status is 1 if one is
-missed.
+An answer is in time if its last byte arrived within the budget. The mark: 95 % of either kind in
+time, at either load. The exit status is 1 if one is missed.
 """
 
 import asyncio

@@ -1,37 +1,7 @@
 """All errors that callers can receive.
 
-    RouterError
-    ├── InvalidJson               400  invalid_json
-    ├── InvalidValue              400  invalid_value
-    ├── UnknownField              400  unknown_field
-    ├── AmbiguousTokenIds         400  ambiguous_token_ids
-    ├── DimensionsNotSupported    400  dimensions_not_supported
-    ├── ContextLengthExceeded     400  context_length_exceeded
-    ├── MaxTokensPerRequest       400  max_tokens_per_request
-    ├── InvalidApiKey             401  invalid_api_key
-    ├── TierNotAllowed            403  tier_not_allowed
-    ├── CollectionNotAllowed      403  collection_not_allowed
-    ├── PriorityNotAllowed        403  priority_not_allowed
-    ├── OriginNotAllowed          403  origin_not_allowed
-    ├── AdminKeyRequired          403  admin_key_required
-    ├── NotFound                  404  not_found
-    ├── ModelNotFound             404  model_not_found
-    ├── MethodNotAllowed          405  method_not_allowed
-    ├── RequestTimeout            408  request_timeout
-    ├── SpaceConflict             409  space_conflict
-    ├── NameConflict              409  name_conflict
-    ├── RequestTooLarge           413  request_too_large
-    ├── NotSupported              426  not_supported
-    ├── RateLimitExceeded         429  rate_limit_exceeded   Retry-After
-    ├── Overloaded                429  overloaded            Retry-After
-    ├── HeadersTooLarge           431  headers_too_large
-    ├── InternalError             500  internal_error
-    ├── ModelUnavailable          503  model_unavailable     Retry-After
-    ├── BudgetUnreachable         503  budget_unreachable    Retry-After
-    └── DeadlineExceeded          504  deadline_exceeded
-
-The tree is closed: each class is a code of the HTTP contract, and each message says what to do.
-`type` follows from the status, as in OpenAI's API. OpenAI's clients retry every 409;
+The tree is closed: each class is a code of the HTTP contract with its status, and each message says
+what to do. `type` follows from the status, as in OpenAI's API. OpenAI's clients retry every 409;
 `x-should-retry: false` prevents that if the same request cannot succeed.
 """
 

@@ -285,8 +285,8 @@ async def _advise(client: ServiceClient, inputs: Inputs, job: AdviseOptions) -> 
     timing = latency.summary(plan, rounds, job.budget_ms, job.gpu_hour)
     click.echo("comparing", err=True)
     made = make(plan, inputs, job.output, timing, job.budget_ms, job.gpu_hour, job.min_gain)
-    said = written(made, job.output)
-    click.echo((job.output / "report.json").read_text(encoding="utf-8") if job.as_json else said)
+    text = written(made, job.output)
+    click.echo((job.output / "report.json").read_text(encoding="utf-8") if job.as_json else text)
 
 
 def _plan_lines(plan: AdvisePlan, todo: list[RemainingWork], gpu_hour: float | None) -> list[str]:

@@ -138,7 +138,7 @@ async def _index(client: ServiceClient, job: IndexOptions, as_json: bool) -> Non
         found = await collection_of(client, job.collection)
         _check(job, found)
         written: dict[str, Parts] = {}
-        said: list[dict[str, Any]] = []
+        summaries: list[dict[str, Any]] = []
         for space in found.spaces:
             folder = job.output / space
             parts = await write_space(
@@ -146,7 +146,9 @@ async def _index(client: ServiceClient, job: IndexOptions, as_json: bool) -> Non
             )
             written[space] = parts
             rows, files = parts.manifest.rows, len(parts.ranges())
-            said.append({"space": space, "folder": str(folder), "vectors": rows, "files": files})
+            summaries.append(
+                {"space": space, "folder": str(folder), "vectors": rows, "files": files}
+            )
             if not as_json:
                 click.echo(f"{folder}: {rows} vectors of {space} in {files} files")
         compared = None
@@ -158,7 +160,7 @@ async def _index(client: ServiceClient, job: IndexOptions, as_json: bool) -> Non
     if as_json:
         body = {
             "collection": job.collection,
-            "spaces": said,
+            "spaces": summaries,
             "proof": None if compared is None else _as_plain(job, compared),
         }
         click.echo(json.dumps(body, indent=2))
