@@ -3,7 +3,7 @@
     make bench-budgets            (or: python -m benchmarks.budgets --config configs/local.yaml)
 
 Short questions, abstracts and texts that are not English (benchmarks/live.py has the mix) arrive
-with a latency budget. Five strategies (`ways` below) alternate in turns of a few seconds, in random
+with a latency budget. Five strategies (`choosers` below) alternate in turns of a few seconds, in random
 order, on one router: `auto`; the best model within the budget; always the best; by length; and the
 model at which this client has the fewest outstanding requests.
 

@@ -7,7 +7,7 @@ passages for a question. No text is sent twice. Requests have a latency budget, 
 Poisson process at 80 % or 120 % of the largest model's capacity for this mix. Rescoring by
 similarity uses the same models. Two strategies alternate in turns of a few seconds, in random order:
 
-    best within budget   `quality: best` and the budget: the largest model predicted to be in time
+    best within budget   `quality: best` and the budget: the largest model that is in time
     always best          the largest embedding model, and rescoring by it
 
 An answer is in time if its last byte arrived within the budget. The mark: 95 % of either kind in
