@@ -3,9 +3,9 @@
     make bench-budgets            (or: python -m benchmarks.budgets --config configs/local.yaml)
 
 Short questions, abstracts and texts that are not English (benchmarks/live.py has the mix) arrive
-with a latency budget. Five strategies (`choosers` below) alternate in turns of a few seconds, in random
-order, on one router: `auto`; the best model within the budget; always the best; by length; and the
-model at which this client has the fewest outstanding requests.
+with a latency budget. Five strategies (`choosers` below) alternate in turns of a few seconds, in
+random order, on one router: `auto`; the best model within the budget; always the best; by length;
+and the model at which this client has the fewest outstanding requests.
 
 In time means that the last byte arrived within the budget, on the client's clock; an error is not
 in time. Quality is the config's points of the model that answered, for the text's language: over

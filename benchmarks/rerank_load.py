@@ -5,7 +5,7 @@
 Two of three requests are embeddings, as in `benchmarks budgets`; the third ranks a few English
 passages for a question. No text is sent twice. Requests have a latency budget, and arrive as a
 Poisson process at 80 % or 120 % of the largest model's capacity for this mix. Rescoring by
-similarity uses the same models. Two strategies alternate in turns of a few seconds, in random order:
+similarity uses the same models. Two strategies alternate in turns of a few seconds:
 
     best within budget   `quality: best` and the budget: the largest model that is in time
     always best          the largest embedding model, and rescoring by it

@@ -144,7 +144,7 @@ def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Ev
                 include_dashboard=dashboard_port is not None,
                 dashboard_port=dashboard_port,
                 logging_level=logging.WARNING,
-                log_to_driver=False,  # _tell_news prints what matters; the rest is in the logs
+                log_to_driver=False,  # _report_news prints what matters; the rest is in the logs
             )
         except Exception as error:  # a bare Exception if the machine was too busy
             ray.shutdown()

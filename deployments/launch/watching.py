@@ -41,7 +41,7 @@ def wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> d
     while not stopped.is_set():
         status = _status(logs)
         _require_startable(status, logs)
-        _tell_news(status, reported)
+        _report_news(status, reported)
         with suppress(httpx.HTTPError):
             if (
                 httpx.get(f"{base}/health", timeout=WATCH_S, verify=False).status_code
@@ -89,7 +89,7 @@ def watch(logs: Path, reported: dict[str, str], stopped: Event) -> None:
     failures = 0
     while not stopped.wait(WATCH_S):
         try:
-            _tell_news(_status(logs), reported)
+            _report_news(_status(logs), reported)
         # the controller can be restarting while requests are answered
         except StartError as error:
             failures += 1
@@ -138,7 +138,7 @@ def _require_startable(status: "ServeStatus", logs: Path) -> None:
             )
 
 
-def _tell_news(status: "ServeStatus", reported: dict[str, str]) -> None:
+def _report_news(status: "ServeStatus", reported: dict[str, str]) -> None:
     """Print what changed since the last call, one line per deployment; `reported` is updated."""
     for key, application in status.applications.items():
         word, why = application.status.value, _short(application.message)
