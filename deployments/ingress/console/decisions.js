@@ -8,7 +8,7 @@ let decisions = [], missed = 0, routers = 0;
 const rows = new Map();
 
 export function start() {
-  $("priority").addEventListener("change", render);
+  $("shown-priority").addEventListener("change", render);
 }
 
 export async function poll() {
@@ -31,7 +31,7 @@ export async function poll() {
 }
 
 export function render() {
-  const priority = $("priority").value;
+  const priority = $("shown-priority").value;
   const shown = decisions.filter((one) => !priority || one.priority === priority).slice(0, SHOWN);
   const now = new Set(shown.map((one) => one.id));
   for (const [id, node] of rows) if (!now.has(id)) { node.remove(); rows.delete(id); }
