@@ -74,7 +74,7 @@ def main() -> None:
         del sys.argv[1]
     else:
         first = "data_plane"
-    # so that servers are stopped by whoever started them
+    # so that the process that started servers stops them
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     import_module(f"benchmarks.{first}").main()
 

@@ -127,8 +127,10 @@ async def under(name: str, url: str) -> AsyncIterator[None]:
         yield
     finally:
         attacker.send_signal(signal.SIGTERM)
-        said, _ = await attacker.communicate()
-        click.echo(f"{name} ({ATTACKS[name].row}); its answers by status: {said.decode().strip()}")
+        printed, _ = await attacker.communicate()
+        click.echo(
+            f"{name} ({ATTACKS[name].row}); its answers by status: {printed.decode().strip()}"
+        )
 
 
 async def play(

@@ -58,8 +58,8 @@ async def send(url: str, texts: Sequence[str]) -> int:
             nonlocal answered
             while waiting:
                 ask = Ask(Text(waiting.pop(), "", ""), {"model": "auto"})
-                told = await client.send(ask)
-                answered += told.status == 200
+                result = await client.send(ask)
+                answered += result.status == 200
 
         await asyncio.gather(*(one() for _ in range(CLIENTS)))
     return answered

@@ -2,24 +2,15 @@
 
     python -m benchmarks autoscale                    (about 2 minutes for each of three policies)
 
-One router, two models of kind `fake`, real Serve: a replica of the large model processes 1,000
-tokens a second, one of the small model 20,000. Requests of 50 tokens ask for the large one within a
+Real Serve, one router, and two models of kind `fake`. Requests name the large model within a
 budget, and the small one can answer instead. The load steps from 0.4 of a large replica up to 2.4
-and back. A replica is ready once its process runs; the time for a node and for weights would be the
-same for all policies.
+and back. Serve's policies count calls at replicas, and not the queue in the router.
 
-    by tokens       deployments.autoscale:ByTokens, as configs/qwen3.yaml sets it, but for `hold_s`
-    serve, tuned    Serve's policy with 1 request a replica, 2 s between reports, a mean of 12 s and
-                    5 s of delay
-    serve, default  Serve's policy by default: 2 requests a replica, 10 s, 30 s and 30 s
+`by tokens` is deployments.autoscale:ByTokens, `serve, tuned` and `serve, default` are Serve's
+policy (POLICIES below). With `--pinned` the small model never answers: the load waits for replicas,
+or is refused with 429 if it would wait for more than 10 s.
 
-The first two can scale down 20 s after the load. Serve counts calls at replicas, of which a router
-keeps at most three, and not the queue in the router. `--pinned` names the large model and gives no
-budget, so the small one never answers: all of the load waits for replicas, or is refused with 429
-if it would wait for more than 10 s.
-
-Time to ready is from the step up to the third ready replica. Replica-seconds are those of all
-existing processes, including starting and draining ones. Asked for: answered by the large model.
+Time to ready is from the step up to the third ready replica. Replica-seconds count all processes.
 Late: later than 500 ms on the client's clock, refusals included.
 """
 
@@ -77,7 +68,7 @@ POLICIES: Mapping[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
 }
 
 
-class Seen(NamedTuple):
+class ReplicaCount(NamedTuple):
     """Replicas of the large model at one moment of the trace."""
 
     at_s: float
@@ -143,10 +134,10 @@ def config(policy: str) -> dict[str, Any]:
 
 async def trace(
     running: Router, seconds: float, pinned: bool, rng: random.Random
-) -> tuple[list[RequestResult], list[Seen]]:
+) -> tuple[list[RequestResult], list[ReplicaCount]]:
     """Run the steps; return the answers and the replicas over time."""
     assert running.process is not None
-    told, seen, number = list[RequestResult](), list[Seen](), 0
+    results, seen, number = list[RequestResult](), list[ReplicaCount](), 0
     start_s = time.perf_counter()
     done = asyncio.Event()
 
@@ -170,16 +161,16 @@ async def trace(
                     for m in (await client.get("/v1/tiers")).json()["data"]
                     if m["model"] == "large"
                 )["replicas_ready"]
-                seen.append(Seen(time.perf_counter() - start_s, exist, ready))
+                seen.append(ReplicaCount(time.perf_counter() - start_s, exist, ready))
                 await asyncio.sleep(0.5)
 
     watching = asyncio.create_task(watch())
     async with Client(running.url) as client:
         for load, share in STEPS:
-            told += await client.at_rate(ask, load * RATE / TOKENS, share * seconds, rng)
+            results += await client.at_rate(ask, load * RATE / TOKENS, share * seconds, rng)
     done.set()
     await watching
-    return told, seen
+    return results, seen
 
 
 def _exist(process: psutil.Process | None) -> int:
@@ -188,24 +179,24 @@ def _exist(process: psutil.Process | None) -> int:
 
 
 def summarise(
-    policy: str, told: Sequence[RequestResult], seen: Sequence[Seen], seconds: float
+    policy: str, results: Sequence[RequestResult], seen: Sequence[ReplicaCount], seconds: float
 ) -> dict[str, Any]:
     """One row of the table."""
     up_s = STEPS[0][1] * seconds
     ready = [one.at_s - up_s for one in seen if one.at_s >= up_s and one.ready >= NEEDED]
     paid = sum(one.exist * (after.at_s - one.at_s) for one, after in itertools.pairwise(seen))
-    late = sum(one.status != httpx.codes.OK or one.total_s > BUDGET_S for one in told)
+    late = sum(one.status != httpx.codes.OK or one.total_s > BUDGET_S for one in results)
     return {
         "policy": policy,
-        "requests": len(told),
+        "requests": len(results),
         "ready_s": ready[0] if ready else None,
         "most": max(one.exist for one in seen),
         "replica_s": paid,
-        "asked_for": sum(one.model == "large" for one in told) / len(told),
-        "late": late / len(told),
-        "refused": sum(one.status == httpx.codes.TOO_MANY_REQUESTS for one in told),
+        "asked_for": sum(one.model == "large" for one in results) / len(results),
+        "late": late / len(results),
+        "refused": sum(one.status == httpx.codes.TOO_MANY_REQUESTS for one in results),
         "errors": sum(
-            one.status not in (httpx.codes.OK, httpx.codes.TOO_MANY_REQUESTS) for one in told
+            one.status not in (httpx.codes.OK, httpx.codes.TOO_MANY_REQUESTS) for one in results
         ),
     }
 
@@ -236,8 +227,8 @@ def main(chosen: Sequence[str], seconds: float, pinned: bool, file: Path | None,
             path = Path(scratch) / "autoscale.yaml"
             path.write_text(yaml.safe_dump(config(policy), sort_keys=False))
             with router(path, None) as running:
-                told, seen = asyncio.run(trace(running, seconds, pinned, random.Random(seed)))
-        rows.append(summarise(policy, told, seen, seconds))
+                results, seen = asyncio.run(trace(running, seconds, pinned, random.Random(seed)))
+        rows.append(summarise(policy, results, seen, seconds))
     write(flat(rows, "policy"), file)
     ideal = sum(load * share * seconds for load, share in STEPS)
     click.echo(

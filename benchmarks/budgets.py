@@ -2,18 +2,10 @@
 
     make bench-budgets            (or: python -m benchmarks.budgets --config configs/local.yaml)
 
-Short questions, abstracts and texts that are not English (benchmarks/live.py has the mix), each
-with a latency budget, arrive at 80 % and at 120 % of the largest model's capacity. Five strategies
-alternate in turns of a few seconds, in random order, on one router:
-
-    auto                 this policy as a free request: rules for the target, the budget for the
-                         limit
-    best within budget   this policy with `quality: best`: the largest model that is predicted to be
-                         in time
-    always best          the largest model
-    by length            what the client can see: small for short texts, large for long ones
-    least outstanding    of the models that can read the text, the one this client has fewest
-                         requests at
+Short questions, abstracts and texts that are not English (benchmarks/live.py has the mix) arrive
+with a latency budget. Five strategies (`choosers` below) alternate in turns of a few seconds, in
+random order, on one router: `auto`; the best model within the budget; always the best; by length;
+and the model at which this client has the fewest outstanding requests.
 
 In time means that the last byte arrived within the budget, on the client's clock, from the time
 that the request was due; an error is not in time. Quality is the config's points of the model that
@@ -61,7 +53,7 @@ class Chooser(NamedTuple):
 
     name: str
     options: Callable[[Text, float], Mapping[str, Any]]
-    done: Callable[[RequestResult], None] = lambda told: None
+    done: Callable[[RequestResult], None] = lambda result: None
 
 
 @click.command()
@@ -79,12 +71,12 @@ def main(
     with router(config, base_url) as running:
         known = build_models(running.args)
         models = {name: known[name] for name in running.args.native}
-        capacity, told = asyncio.run(
+        capacity, results = asyncio.run(
             _drive(running.url, models, seconds, turns, folder, random.Random(seed))
         )
-    rows = [summarise(name, load, answers, models) for (load, name), answers in told.items()]
+    rows = [summarise(name, load, answers, models) for (load, name), answers in results.items()]
     click.echo("\n".join(_table(rows, capacity)))
-    lag = worst_lag(chain.from_iterable(told.values()))
+    lag = worst_lag(chain.from_iterable(results.values()))
     show([lag])
     capacity_row = Row("requests/s of the largest model", capacity)
     write([capacity_row, lag, *flat(rows, "load", "policy")], file)
@@ -109,8 +101,8 @@ def choosers(models: Mapping[str, Model], rng: random.Random) -> list[Chooser]:
         outstanding[chosen] += 1
         return {"model": chosen}
 
-    def answered(told: RequestResult) -> None:
-        outstanding[told.ask.options["model"]] -= 1
+    def answered(result: RequestResult) -> None:
+        outstanding[result.ask.options["model"]] -= 1
 
     return [
         Chooser("auto", lambda text, budget_s: {"latency_budget_ms": budget_s * 1000}),
@@ -134,7 +126,7 @@ async def _drive(
 ) -> tuple[float, dict[tuple[float, str], list[RequestResult]]]:
     """Capacity of the largest model for this mix, and the answers by load and strategy."""
     texts, ways = Texts(rng, folder), choosers(models, rng)
-    told: dict[tuple[float, str], list[RequestResult]] = {
+    results: dict[tuple[float, str], list[RequestResult]] = {
         (load, way.name): [] for load in LOADS for way in ways
     }
 
@@ -155,19 +147,19 @@ async def _drive(
             for load, way in rng.sample(
                 [(load, way) for load in LOADS for way in ways], len(LOADS) * len(ways)
             ):
-                told[load, way.name] += await client.at_rate(
+                results[load, way.name] += await client.at_rate(
                     asking(way), load * capacity, seconds, rng, way.done
                 )
-    return capacity, told
+    return capacity, results
 
 
 def summarise(
-    name: str, load: float, told: Sequence[RequestResult], models: Mapping[str, Model]
+    name: str, load: float, results: Sequence[RequestResult], models: Mapping[str, Model]
 ) -> dict[str, Any]:
     """One row of the table."""
     in_time = [
         one
-        for one in told
+        for one in results
         if one.status == httpx.codes.OK and one.total_s <= (one.ask.budget_s or 0.0)
     ]
     points = [
@@ -175,20 +167,20 @@ def summarise(
         for one in in_time
         if one.model
     ]
-    seconds = [one.total_s for one in told]
+    seconds = [one.total_s for one in results]
     return {
         "load": load,
         "policy": name,
-        "requests": len(told),
-        "in_time": len(in_time) / max(1, len(told)),
-        "errors": sum(one.status != httpx.codes.OK for one in told),
+        "requests": len(results),
+        "in_time": len(in_time) / max(1, len(results)),
+        "errors": sum(one.status != httpx.codes.OK for one in results),
         "p50_ms": 1000 * float(np.percentile(seconds, 50)) if seconds else None,
         "p99_ms": 1000 * float(np.percentile(seconds, 99)) if seconds else None,
         "quality_in_time": sum(points) / len(points) if points else None,
-        "quality_offered": sum(points) / max(1, len(told)),
+        "quality_offered": sum(points) / max(1, len(results)),
         "models": {
-            model: count / len(told)
-            for model, count in Counter(one.model for one in told if one.model).items()
+            model: count / len(results)
+            for model, count in Counter(one.model for one in results if one.model).items()
         },
     }
 

@@ -322,7 +322,7 @@ async def overload(on: Stage, client: Checked) -> tuple[float | None, str]:
         tasks.append(asyncio.create_task(client.send(body, tallies[priority])))
         await asyncio.sleep(1 / rate)
     await asyncio.gather(*tasks)
-    said = "; ".join(
+    summary = "; ".join(
         f"{name} {tally.right} of {tally.sent}, worst {max(tally.took_s, default=0.0):.1f} s"
         for name, tally in tallies.items()
     )
@@ -330,11 +330,11 @@ async def overload(on: Stage, client: Checked) -> tuple[float | None, str]:
         if late := tally.sent - tally.right - tally.refused["429 overloaded"]:
             raise Broken(
                 f"{late} {name} requests were accepted and not answered in time: "
-                f"{dict(tally.refused)} ({said})"
+                f"{dict(tally.refused)} ({summary})"
             )
     if tallies["bulk"].right > tallies["interactive"].right:
-        raise Broken(f"bulk went first ({said})")
-    return await on.recovered(), said
+        raise Broken(f"bulk went first ({summary})")
+    return await on.recovered(), summary
 
 
 async def play(on: Stage, name: str, seed: int = 0) -> Result:

@@ -251,9 +251,9 @@ def measure(ways: list[str], folder: Path, rounds: int, seconds: float) -> Round
         for point, named in points.items():
             for name in ways if number % 2 else reversed(ways):
                 lines[name].send(named)
-                told = lines[name].recv()
+                measured = lines[name].recv()
                 if number:  # the first is to warm up
-                    seen[point][name].append(told)
+                    seen[point][name].append(measured)
     for line in lines.values():
         line.send(None)
     return seen
@@ -269,17 +269,17 @@ def rows_of(seen: Rounds) -> list[dict[str, Any]]:
             key = "p50_ms" if point == "one alone" else "p95_ms"
         base = by_way["before"]
         best = max if least is not None else min
-        for name, told in by_way.items():
-            values = [one[key] for one in told]
+        for name, measured in by_way.items():
+            values = [one[key] for one in measured]
             ratio = best(values) / best(one[key] for one in base)
-            each = [one[key] / other[key] for one, other in zip(told, base, strict=True)]
+            each = [one[key] / other[key] for one, other in zip(measured, base, strict=True)]
             title = f"{point}, {name}"
             judged = at_least(title, ratio, least) if most is None else at_most(title, ratio, most)
             rows.append(
                 {
                     "point": point,
                     "way": name,
-                    **told[values.index(best(values))],
+                    **measured[values.index(best(values))],
                     "median": statistics.median(each),
                     **judged._asdict(),
                     "met": judged.met if name == "now" else None,
@@ -292,7 +292,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as text."""
     lines = []
     for row in rows:
-        told = ", ".join(
+        details = ", ".join(
             f"{key} {value:.2f}" if value < 20 else f"{key} {value:.0f}"
             for key, value in row.items()
             if isinstance(value, float) and key not in ("value", "mark")
@@ -303,7 +303,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             False: f" (mark {row['mark']}: missed)",
         }
         lines.append(
-            f"{row['point']:<23} {row['way']:<17} {row['value']:5.2f}{mark[row['met']]}  {told}"
+            f"{row['point']:<23} {row['way']:<17} {row['value']:5.2f}{mark[row['met']]}  {details}"
         )
     return "\n".join(lines)
 

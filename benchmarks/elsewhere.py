@@ -93,9 +93,9 @@ async def drive(running: Router, models: Sequence[str], requests: int, folder: P
                 text = next(text for text in texts if len(text.text) <= most)
                 both = [name, OWN.format(name)]
                 for model in both if turn % 2 else reversed(both):
-                    told = await client.send(Ask(text, {"model": model}))
-                    if told.status != 200:
-                        raise click.ClickException(f"{model} answered {told.status}")
+                    result = await client.send(Ask(text, {"model": model}))
+                    if result.status != 200:
+                        raise click.ClickException(f"{model} answered {result.status}")
 
 
 def errors(entries: Iterable[LogEntry]) -> dict[str, tuple[float, float]]:

@@ -1,16 +1,13 @@
 """Measure fairness live: an ingest beside too much interactive load, and two keys that flood.
 
-All requests are for one model, the largest of the config or `--model`, on a service with real
-models. 100 % load is this model's capacity for new texts (benchmarks/live.py has the mix). These
-alternate:
+All requests are for one model, the largest of the config or `--model`. 100 % load is this model's
+capacity for new texts (benchmarks/live.py has the mix). These alternate:
 
     flood   interactive requests at 120 % load, refused if they would be late, and an ingest of
             as much work as its guaranteed share can do in that time
-    cut     interactive requests alone, at the load that equals 120 % of the time left without that
-            share
+    cut     interactive requests alone, at 120 % of the time left without that share
 
-Both begin once so many interactive requests wait that some are refused; starting with an empty
-queue would hide this.
+Both begin once so many interactive requests wait that some are refused.
 
 The ingest must end in the time that its share needs, and interactive requests must be in time as
 often in `flood` as in `cut`. Then two keys of the same weight flood the model, one with twice as
@@ -86,8 +83,10 @@ class Stage(NamedTuple):
         async with self.client("one") as client:
             before = client.at_rate(self.in_time, rate, WARM_S, self.rng)
             both = await asyncio.gather(before, self._later(client, rate, seconds))
-        told = both[1]
-        return 100 * sum(ok(one) and one.total_s <= BUDGET_S for one in told) / max(1, len(told))
+        results = both[1]
+        return (
+            100 * sum(ok(one) and one.total_s <= BUDGET_S for one in results) / max(1, len(results))
+        )
 
     async def _later(self, client: Client, rate: float, seconds: float) -> list[RequestResult]:
         await asyncio.sleep(WARM_S)
@@ -98,8 +97,8 @@ class Stage(NamedTuple):
         await asyncio.sleep(WARM_S)
         began_s = time.perf_counter()
         async with self.client("ingest") as client:
-            told = await asyncio.gather(*(client.send(self.bulk()) for _ in range(requests)))
-        if failed := sum(not ok(one) for one in told):
+            results = await asyncio.gather(*(client.send(self.bulk()) for _ in range(requests)))
+        if failed := sum(not ok(one) for one in results):
             raise click.ClickException(f"{failed} requests of the ingest were not answered")
         return time.perf_counter() - began_s
 
@@ -112,9 +111,9 @@ class Stage(NamedTuple):
 
         async def loop(client: Client, name: str) -> None:
             while time.perf_counter() < end_s:
-                told = await client.send(self.one())
-                if ok(told) and from_s <= time.perf_counter() < end_s:
-                    served[name] += json.loads(told.body)["usage"]["prompt_tokens"]
+                result = await client.send(self.one())
+                if ok(result) and from_s <= time.perf_counter() < end_s:
+                    served[name] += json.loads(result.body)["usage"]["prompt_tokens"]
 
         async with self.client("one", True) as one, self.client("other", True) as other:
             clients = [(one, "one")] * CLIENTS + [(other, "other")] * 2 * CLIENTS
@@ -122,8 +121,8 @@ class Stage(NamedTuple):
         return served
 
 
-def ok(told: RequestResult) -> bool:
-    return told.status == httpx.codes.OK
+def ok(result: RequestResult) -> bool:
+    return result.status == httpx.codes.OK
 
 
 async def play(stage: Stage, share: float, seconds: float, turns: int) -> list[Row]:

@@ -3,19 +3,15 @@ speed.
 
     make bench-latency            (or: python -m benchmarks.latency --config configs/local.yaml)
 
-Starts a router with a decision log, and reads predicted and actual times from the log: the
-prediction error, and the share of requests above the tail (prediction x margin), which the config
-declares as `routing.miss_share`.
+A decision log gives predicted and actual times: the prediction error, and the share of requests
+above the tail (prediction x margin), which the config declares as `routing.miss_share`. First a mix
+of texts over all models, then each model alone, as models on the cores of one machine slow each
+other down. To slow a model, its replica's process is stopped every other 10 ms. It has recovered at
+the first completion after which 100 have a median ratio of actual to predicted within 10 % of 1,
+and exceed their tail at most twice as often as declared.
 
-First a mix of texts over all models, then each model alone: models that share the cores of one
-machine slow each other down, which no prediction for one model can know. To slow a model, the
-benchmark stops its replica's process every other 10 ms. The model has recovered at the first
-completion after which 100 have a median ratio of actual to predicted within 10 % of 1, and exceed
-their tail at most twice as often as declared.
-
-With --slept the models are engines that sleep as long as the curves of configs/qwen3.yaml say, each
-as if it had its own device. The remaining error is that of the router and of waiting. These engines
-cannot be slowed, so none is.
+With --slept the models are engines that sleep as long as the curves of configs/qwen3.yaml say. The
+remaining error is that of the router and of waiting. None of them is slowed.
 """
 
 import asyncio
@@ -323,12 +319,12 @@ def undisturbed(entries: Sequence[LogEntry]) -> list[dict[str, Any]]:
             for work, entry in zip(works, quiet, strict=True)
         ]
         if len(quiet) >= RECOVERY and len({point.tokens for point in points}) >= 3:
-            said = statistics.median(abs(1.0 / _ratio(entry) - 1.0) for entry in quiet)
+            predicted_error = statistics.median(abs(1.0 / _ratio(entry) - 1.0) for entry in quiet)
             rows.append(
                 {
                     "model": model,
                     "requests": len(quiet),
-                    "error": said,
+                    "error": predicted_error,
                     "hindsight": fit(points, 1).median_error,
                 }
             )

@@ -346,8 +346,8 @@ class Client:
         async def one() -> None:
             nonlocal answered
             while time.perf_counter() < until_s:
-                told = await self.send(make())
-                answered += told.status == httpx.codes.OK and time.perf_counter() <= until_s
+                result = await self.send(make())
+                answered += result.status == httpx.codes.OK and time.perf_counter() <= until_s
 
         await asyncio.gather(*(one() for _ in range(clients)))
         return answered / seconds

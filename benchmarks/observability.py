@@ -229,9 +229,9 @@ def measured(
         time.sleep(WARM_S)
         running, began = "", Totals(0, 0.0, 0.0, 0.0)
         for name in [*(one for _ in range(rounds) for one in rng.sample(names, len(names))), ""]:
-            told = client.post(f"{base}{PATH}{PARTS.get(name, '')}").raise_for_status().json()
+            totals = client.post(f"{base}{PATH}{PARTS.get(name, '')}").raise_for_status().json()
             if running:
-                ended = Totals(**told["before"])
+                ended = Totals(**totals["before"])
                 requests = max(1, ended.answered - began.answered)
                 router_ms, replicas_ms = (
                     1000 * (after_s - before_s) / requests
@@ -242,7 +242,7 @@ def measured(
                 )
                 per_s = requests / (ended.at_s - began.at_s)
                 found[running].append(Measured(per_s, router_ms, replicas_ms))
-            running, began = name, Totals(**told["after"])
+            running, began = name, Totals(**totals["after"])
             time.sleep(seconds)
         if loading.done():
             raise click.ClickException(

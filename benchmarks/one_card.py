@@ -185,7 +185,7 @@ def _profile(path: Path, model: str, curve: Mapping[str, Any]) -> Path:
     return path
 
 
-class Seen(NamedTuple):
+class RunRecords(NamedTuple):
     """Records of one run."""
 
     entries: list[LogEntry]  # in the order of their ends
@@ -194,7 +194,7 @@ class Seen(NamedTuple):
 
 async def serve(
     args: RouterArgs, load: Load, seconds: float, together: bool, named: bool, seed: int
-) -> Seen:
+) -> RunRecords:
     """Serve the load for this many virtual seconds."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
@@ -244,7 +244,7 @@ async def serve(
             await asyncio.sleep(rng.expovariate(load.share / each_s))
             (model,) = rng.choices(list(SHARES), list(SHARES.values()))
             tasks.create_task(embed(model, 1, rng.choice(TOKENS)))
-    return Seen([logged.entry for logged in recent.logged()], left_s)
+    return RunRecords([logged.entry for logged in recent.logged()], left_s)
 
 
 def _queued_s(service: Service, model: str, curve: Curve) -> float:
@@ -258,7 +258,7 @@ def beside(own_s: float, others_s: Iterable[float]) -> float:
     return own_s + sum(min(own_s, other_s) for other_s in others_s)
 
 
-def by_truth(entry: LogEntry, seen: Seen) -> float:
+def by_truth(entry: LogEntry, seen: RunRecords) -> float:
     """Predict from the card's true backlog."""
     model, left_s = entry.decision.model or "", seen.left_s[entry.arrived_s]
     work = entry.request.work[model]
@@ -266,7 +266,7 @@ def by_truth(entry: LogEntry, seen: Seen) -> float:
     return beside(own_s, (other_s for name, other_s in left_s.items() if name != model))
 
 
-def as_served(seen: Seen) -> Errors:
+def as_served(seen: RunRecords) -> Errors:
     """Errors of the service's own predictions."""
     errors: Errors = {name: [] for name in SHARES}
     for entry in _counted(seen):
@@ -276,7 +276,7 @@ def as_served(seen: Seen) -> Errors:
     return errors
 
 
-def corrected(seen: Seen, predicted: Callable[[LogEntry, Seen], float]) -> Errors:
+def corrected(seen: RunRecords, predicted: Callable[[LogEntry, RunRecords], float]) -> Errors:
     """Errors of other predictions, with a bias that learns from them in the order of time."""
     corrections = {name: Correction(MISS_SHARE) for name in SHARES}
     errors: Errors = {name: [] for name in SHARES}
@@ -297,7 +297,7 @@ def corrected(seen: Seen, predicted: Callable[[LogEntry, Seen], float]) -> Error
     return errors
 
 
-def _answered(seen: Seen) -> list[LogEntry]:
+def _answered(seen: RunRecords) -> list[LogEntry]:
     return [
         entry
         for entry in seen.entries
@@ -305,7 +305,7 @@ def _answered(seen: Seen) -> list[LogEntry]:
     ]
 
 
-def _counted(seen: Seen) -> list[LogEntry]:
+def _counted(seen: RunRecords) -> list[LogEntry]:
     return [entry for entry in _answered(seen) if entry.arrived_s >= WARM_S]
 
 
@@ -317,7 +317,7 @@ def median(errors: Errors, model: str | None = None) -> float:
 
 def on_virtual_clock(
     args: RouterArgs, load: Load, seconds: float, together: bool, named: bool, seed: int
-) -> Seen:
+) -> RunRecords:
     """Run `serve` on its own event loop."""
     loop = VirtualLoop()
     try:

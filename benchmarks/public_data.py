@@ -80,20 +80,23 @@ def read(folder: Path, name: str) -> Any:
 
 def scifact(folder: Path, between: str = ". ") -> Judged:
     """SciFact-mini; a document is a title, `between` and an abstract."""
-    said = read(folder, "scifact-mini.json")
+    content = read(folder, "scifact-mini.json")
     return Judged(
-        [Text(id, f"{one['title']}{between}{one['text']}") for id, one in said["corpus"].items()],
-        [Text(id, text) for id, text in said["queries"].items()],
-        {query: set(found) for query, found in said["qrels"].items()},
+        [
+            Text(id, f"{one['title']}{between}{one['text']}")
+            for id, one in content["corpus"].items()
+        ],
+        [Text(id, text) for id, text in content["queries"].items()],
+        {query: set(found) for query, found in content["qrels"].items()},
     )
 
 
 def xquad_zh(folder: Path) -> Judged:
     """Half of XQuAD in Chinese."""
-    said = read(folder, "xquad-zh-dev.json")
-    queries = said["queries"]
+    content = read(folder, "xquad-zh-dev.json")
+    queries = content["queries"]
     return Judged(
-        [Text(one["id"], one["text"]) for one in said["documents"]],
+        [Text(one["id"], one["text"]) for one in content["documents"]],
         [Text(one["id"], one["text"]) for one in queries],
         {one["id"]: set(one["relevant"]) for one in queries},
     )

@@ -158,7 +158,7 @@ class Measuring:
         await self._engine.stop()
 
 
-class Found(NamedTuple):
+class ModelMeasurement(NamedTuple):
     """One model's figures."""
 
     fit: CurveFit
@@ -172,7 +172,7 @@ class Found(NamedTuple):
 
 async def measure(
     name: str, shape: Shape, max_tokens: int, batch_tokens: int, repeats: int, device: str
-) -> Found:
+) -> ModelMeasurement:
     """Measure all sizes of one shape; its weights are freed afterwards."""
     engine = RandomWeights(shape, max_tokens, batch_tokens, device)
     source = Measuring(engine, shape.vocabulary, seed=0)
@@ -192,7 +192,7 @@ async def measure(
                 lambda _: bar.update(),
             )
         fit, medians = calibrate.fitted(samples, batch_tokens, 0.0)
-        return Found(
+        return ModelMeasurement(
             fit,
             medians,
             samples,
@@ -206,7 +206,7 @@ async def measure(
         _empty_cache()
 
 
-def table(found: Mapping[str, Found]) -> Iterator[str]:
+def table(found: Mapping[str, ModelMeasurement]) -> Iterator[str]:
     """Milliseconds and gigabytes by size, as Markdown."""
     heads = [_size(cell) for cell in TIMED]
     graph = f"{_size(Cell(SHORT_TOKENS, 1))} as a graph"
@@ -281,7 +281,7 @@ def main(
     """Measure the shapes one after another."""
     if layers is not None and output is not None:
         raise click.UsageError("--layers measures no real model: leave out -o")
-    found, written = dict[str, Found](), list[bytes]()
+    found, written = dict[str, ModelMeasurement](), list[bytes]()
     for name in chosen or SHAPES:
         shape = SHAPES[name] if layers is None else SHAPES[name]._replace(layers=layers)
         one = found[name] = asyncio.run(

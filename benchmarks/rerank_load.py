@@ -3,17 +3,15 @@
     python -m benchmarks rerank_load --data FOLDER
 
 Two of three requests are embeddings, as in `benchmarks budgets`; the third ranks a few English
-passages for a question. No text is sent twice, so nothing is in a cache. Requests have a latency
-budget, and arrive as a Poisson process at 80 % or 120 % of the largest model's capacity for this
-mix. Rescoring by similarity uses the same models, so both kinds of requests compete. Two strategies
-alternate in turns of a few seconds, in random order:
+passages for a question. No text is sent twice. Requests have a latency budget, and arrive as a
+Poisson process at 80 % or 120 % of the largest model's capacity for this mix. Rescoring by
+similarity uses the same models. Two strategies alternate in turns of a few seconds:
 
-    best within budget   `quality: best` and the budget: the largest model predicted to be in time
+    best within budget   `quality: best` and the budget: the largest model that is in time
     always best          the largest embedding model, and rescoring by it
 
-In time means that the last byte arrived within the budget, on the client's clock, from the time
-that the request was due; an error is not in time. The mark: 95 % of either kind in time, at either
-load. The exit status is 1 if one is missed.
+An answer is in time if its last byte arrived within the budget, from the time that the request was
+due. The mark: 95 % of either kind in time, at either load. The exit status is 1 if one is missed.
 """
 
 import asyncio
@@ -119,10 +117,10 @@ def main(
     rng = random.Random(seed)
     with router(config, base_url) as running:
         mix = Mix(rng, folder, running.args)
-        capacity, told = asyncio.run(_drive(running.url, mix, seconds, turns, rng))
-    shares = summarise(told)
+        capacity, results = asyncio.run(_drive(running.url, mix, seconds, turns, rng))
+    shares = summarise(results)
     click.echo("\n".join(_table(shares, capacity)))
-    lag = worst_lag(chain.from_iterable(told.values()))
+    lag = worst_lag(chain.from_iterable(results.values()))
     show([lag])
     rows = [Row("requests/s of the largest models", capacity), lag]
     for load, policy, kind, requests, in_time, *others in shares:
@@ -137,7 +135,7 @@ async def _drive(
 ) -> tuple[float, dict[tuple[float, str], list[RequestResult]]]:
     """Capacity of the largest models for the mix, and the answers by load and strategy."""
     ways = (POLICY, ALWAYS)
-    told: dict[tuple[float, str], list[RequestResult]] = {
+    results: dict[tuple[float, str], list[RequestResult]] = {
         (load, way): [] for load in LOADS for way in ways
     }
     async with Client(url) as client:
@@ -149,15 +147,17 @@ async def _drive(
         for way in ways:  # predictions of every model have something to learn from
             await client.at_rate(mix.of(way), 0.5 * capacity, 0.5 * seconds, rng)
         for _ in range(turns):
-            for load, way in rng.sample(list(told), len(told)):
-                told[load, way] += await client.at_rate(mix.of(way), load * capacity, seconds, rng)
-    return capacity, told
+            for load, way in rng.sample(list(results), len(results)):
+                results[load, way] += await client.at_rate(
+                    mix.of(way), load * capacity, seconds, rng
+                )
+    return capacity, results
 
 
-def summarise(told: Mapping[tuple[float, str], Sequence[RequestResult]]) -> list[Share]:
+def summarise(results: Mapping[tuple[float, str], Sequence[RequestResult]]) -> list[Share]:
     """The rows of the table: both kinds for each load and strategy."""
     rows = []
-    for (load, policy), all_of in told.items():
+    for (load, policy), all_of in results.items():
         for kind in KINDS:
             some = [one for one in all_of if kind_of(one.ask.documents) == kind]
             if not some:

@@ -126,10 +126,12 @@ async def _drive(
             await client.at_rate(asking(side), rate, 2.0, rng)
         for _ in range(turns):
             for side in rng.sample(SIDES, 2):
-                told = await client.at_rate(asking(side), rate, seconds, rng)
-                if any(one.status != httpx.codes.OK for one in told):
-                    raise click.ClickException(f"a request failed: {[one.status for one in told]}")
-                times[side].append([one.total_s for one in told])
+                results = await client.at_rate(asking(side), rate, seconds, rng)
+                if any(one.status != httpx.codes.OK for one in results):
+                    raise click.ClickException(
+                        f"a request failed: {[one.status for one in results]}"
+                    )
+                times[side].append([one.total_s for one in results])
     return rate, times
 
 

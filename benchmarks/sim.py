@@ -75,7 +75,7 @@ def t1() -> Iterator[Simulated]:
 
 def t2() -> Iterator[Simulated]:
     """Overload."""
-    admitted, goodput, said = list[float](), list[float](), list[str]()
+    admitted, goodput, details = list[float](), list[float](), list[str]()
     for load in (1.2, 3.0):
         world = at_load(load)
         outcome, total = (found := run(world, way_of())), found.total
@@ -83,14 +83,14 @@ def t2() -> Iterator[Simulated]:
         admitted.append(total.on_time / answered if answered else 0.0)
         goodput.append(outcome.attainment / bound_of(world).on_time)
         large = run(world, way_of("always-large"))
-        said.append(f"always-large {percent(large.attainment)} at {load:.0%}")
+        details.append(f"always-large {percent(large.attainment)} at {load:.0%}")
     yield Simulated(
         "T2 admitted", "admitted requests on time, the worse of 120 and 300 % load",
-        min(admitted), ">= 0.99", min(admitted) >= 0.99, "; ".join(said),
+        min(admitted), ">= 0.99", min(admitted) >= 0.99, "; ".join(details),
     )  # fmt: skip
     yield Simulated(
         "T2 goodput", "on time, against the bound, the worse of 120 and 300 % load",
-        min(goodput), ">= 0.95", min(goodput) >= 0.95, "; ".join(said), "1",
+        min(goodput), ">= 0.95", min(goodput) >= 0.95, "; ".join(details), "1",
     )  # fmt: skip
     world = world_of("burst")
     burst = world.scenario.traffic.bursts[0]

@@ -33,11 +33,11 @@ def added_hours(world: World) -> str:
     used = scaling.utilisation
     whole = sum(WINDOW_S * max(1, math.ceil(need)) for need in minutes)
     planned = sum(WINDOW_S * max(1, math.ceil(need / used)) for need in minutes)
-    said = [f"whole replicas {hours(whole)}", f"busy for {used:.0%} {hours(planned)}"]
+    parts = [f"whole replicas {hours(whole)}", f"busy for {used:.0%} {hours(planned)}"]
     for window_s in (10.0, 60.0):
         kept = held(works, window_s, seconds, used, scaling.hold_s, scaling.slack)
-        said.append(f"held {scaling.hold_s:g} s by means of {window_s:g} s {hours(kept)}")
-    return ", ".join(said)
+        parts.append(f"held {scaling.hold_s:g} s by means of {window_s:g} s {hours(kept)}")
+    return ", ".join(parts)
 
 
 def held(

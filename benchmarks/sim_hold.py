@@ -42,8 +42,8 @@ def hold() -> Iterator[Simulated]:
                 f"share of the device hours that hold_s {hold_s:g} saves, {name} x{scale:g}, "
                 f"starts of {start_s:g} s, {len(SEEDS)} seeds",
                 1.0 - sum(map(hours, after)) / sum(map(hours, before)), "", None,
-                f"hold_s {SHIPPED:g}: {said(before)}",
-                f"hold_s {hold_s:g}: {said(after)}; by seed "
+                f"hold_s {SHIPPED:g}: {summary(before)}",
+                f"hold_s {hold_s:g}: {summary(after)}; by seed "
                 + ", ".join(
                     f"{100.0 * (new.attainment - old.attainment):+.2f}"
                     for old, new in zip(before, after, strict=True)
@@ -83,7 +83,7 @@ def hours(outcome: Outcome) -> float:
     return sum(outcome.device_s.values()) / 3600.0
 
 
-def said(outcomes: list[Outcome]) -> str:
+def summary(outcomes: list[Outcome]) -> str:
     on_time = percent(mean(one.attainment for one in outcomes))
     quality = points(mean(one.effective_quality for one in outcomes))
     return f"{mean(map(hours, outcomes)):.2f} h, {on_time} on time at {quality}"

@@ -149,14 +149,14 @@ def main(
             stage("second run: the same requests")
             runs.append(asyncio.run(replay(running.url, sent)))
             scenario.write_text(yaml.safe_dump({"traffic": {"log": str(log)}}))
-            answered = sum(told.status == httpx.codes.OK for told in runs[0])
+            answered = sum(result.status == httpx.codes.OK for result in runs[0])
             world = logged(load_world(scenario, config), first_s, end_s, answered)
             world = profiled(world, config, running.url, repeats)
     stage("simulating the decision log of the first run")
     rows = compared(run(world, PolicyVariant("as configured")), runs, sent)
     click.echo(
         f"{len(sent)} requests at {rate:.1f}/s, {world.profile}; "
-        f"{sum(told.status != httpx.codes.OK for told in runs[0] + runs[1])} errors"
+        f"{sum(result.status != httpx.codes.OK for result in runs[0] + runs[1])} errors"
     )
     for row in rows:
         measured = ", ".join(f"{each:.4g}" for each in row["measured"])
@@ -172,7 +172,7 @@ def compared(
 ) -> list[dict[str, Any]]:
     """One row per figure: simulated, measured twice, and the difference."""
     counted = [
-        [told for each, told in zip(sent, answers, strict=True) if each.at_s >= WARM_S]
+        [result for each, result in zip(sent, answers, strict=True) if each.at_s >= WARM_S]
         for answers in runs
     ]
     simulated = {
@@ -181,8 +181,8 @@ def compared(
     }
     simulated["on time"] = outcome.attainment
     measured = {
-        "p50, s": [quantile([told.total_s for told in one], 0.5) for one in counted],
-        "p99, s": [quantile([told.total_s for told in one], 0.99) for one in counted],
+        "p50, s": [quantile([result.total_s for result in one], 0.5) for one in counted],
+        "p99, s": [quantile([result.total_s for result in one], 0.99) for one in counted],
         "on time": [_on_time(one) for one in counted],
     }
     rows = []
@@ -205,8 +205,8 @@ def compared(
 
 def _on_time(answers: Sequence[RequestResult]) -> float:
     kept = [
-        told.status == httpx.codes.OK and told.total_s <= (told.ask.budget_s or 0.0)
-        for told in answers
+        result.status == httpx.codes.OK and result.total_s <= (result.ask.budget_s or 0.0)
+        for result in answers
     ]
     return sum(kept) / len(kept)
 

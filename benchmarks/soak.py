@@ -54,7 +54,7 @@ async def _inject(
     client: Checked,
     seconds: float,
     rng: random.Random,
-    said: list[tuple[str, float | None]],
+    recoveries: list[tuple[str, float | None]],
 ) -> None:
     """Inject faults, each `EVERY_S` after the previous one, or once that one is over."""
     end_s, queue = time.monotonic() + seconds, list[str]()
@@ -63,7 +63,7 @@ async def _inject(
             queue = rng.sample(FAULTS, len(FAULTS))
         name = queue.pop()
         recovered_s, _ = await SCENARIOS[name](on, client)
-        said.append((name, recovered_s))
+        recoveries.append((name, recovered_s))
         took = "" if recovered_s is None else f", whole again after {recovered_s:.1f} s"
         tally = client.tally
         click.echo(
@@ -80,7 +80,7 @@ async def soak(
     seconds: float, port: int, seed: int
 ) -> tuple[Result, dict[str, tuple[float, float]]]:
     """The whole run as one row, and MiB per role before and after the faults."""
-    said: list[tuple[str, float | None]] = []
+    recoveries: list[tuple[str, float | None]] = []
     with tempfile.TemporaryDirectory(prefix="er-soak-", dir="/tmp") as scratch:
         async with (
             stage(Path(scratch), port) as on,
@@ -93,14 +93,14 @@ async def soak(
             stop = asyncio.Event()
             load = asyncio.create_task(client.run(stop))
             try:
-                await _inject(on, client, seconds, random.Random(seed), said)
+                await _inject(on, client, seconds, random.Random(seed), recoveries)
                 await on.recovered()
             finally:
                 stop.set()
                 await load
             after = await _filled(on, client)
     tally = client.tally
-    slowest = max((took for _, took in said if took is not None), default=None)
+    slowest = max((took for _, took in recoveries if took is not None), default=None)
     result = Result(
         f"soak {seconds:g} s",
         tally.sent,
@@ -110,7 +110,7 @@ async def soak(
         tally.wrong,
         tally.worst_s,
         slowest,
-        f"{len(said)} faults",
+        f"{len(recoveries)} faults",
     )
     return result, {
         role: (before.get(role, 0.0), after.get(role, 0.0))

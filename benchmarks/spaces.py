@@ -128,7 +128,7 @@ async def trap(embed: Remembering, data: Data, figures: list[Row]) -> list[str]:
     for name, index, search in (
         (f"pinned to {MINILM}/384", documents[MINILM], queries[MINILM]),
         (f"pinned to {E5}/384", documents[E5], queries[E5]),
-        ("both by turns, documents and queries", turns(documents), turns(queries)),
+        ("both alternately, documents and queries", turns(documents), turns(queries)),
         ("documents of the first, queries of the second", documents[MINILM], queries[E5]),
     ):
         places_found = nearest(search, index)

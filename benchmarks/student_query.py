@@ -34,7 +34,7 @@ BUDGET_MS = 1000  # the teacher's start takes longer
 AWAY_S = 120.0
 
 
-class Found(NamedTuple):
+class Timings(NamedTuple):
     """Seconds of both kinds of requests, in the order in which they alternated."""
 
     cached: list[float]
@@ -101,9 +101,9 @@ class Asker:
         return took, routing
 
 
-def alternate(running: Router, model: str, claims: list[str], requests: int) -> Found:
+def alternate(running: Router, model: str, claims: list[str], requests: int) -> Timings:
     """Fill the cache, wait until the teacher is gone, and time both kinds alternately."""
-    ask, found = Asker(running), Found([], [])
+    ask, found = Asker(running), Timings([], [])
     for claim in claims:
         ask(claim, model=model)
     until_s = time.monotonic() + AWAY_S
@@ -128,7 +128,7 @@ def alternate(running: Router, model: str, claims: list[str], requests: int) -> 
     return found
 
 
-def ratio_of(found: Found) -> tuple[float, float, float]:
+def ratio_of(found: Timings) -> tuple[float, float, float]:
     """The ratio of the medians, and its 95 % bootstrap interval over the pairs."""
     pairs = np.array([found.taught, found.cached])
     rng = np.random.default_rng(0)

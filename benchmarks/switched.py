@@ -63,13 +63,13 @@ class SwitchedApplication(Application):
                 frozenset(http_request.path.removeprefix(PATH).split("+"))
             )
             after = self._now()
-            told = {"before": before, "after": after}
+            totals = {"before": before, "after": after}
             return HttpAnswer(
                 200,
                 orjson.dumps(
                     {
                         name: one._replace(replicas_s=replicas_s)._asdict()
-                        for name, one in told.items()
+                        for name, one in totals.items()
                     }
                 ),
             )
@@ -109,12 +109,12 @@ class SwitchedRouter(PlainRouter):  # type: ignore[misc]  # Serve's class is kno
         for dispatcher in self.service.dispatchers.values():
             dispatcher.tracing = self.tracing
         _switch(self.publisher, "metrics" in parts)
-        told = [
+        reads = [
             handle.broadcast("switch", parts).results_async(timeout_s=SWITCH_S)
             for handle in self._handles.values()
         ]
         return float(
-            sum(seconds for replicas in await asyncio.gather(*told) for seconds in replicas)
+            sum(seconds for replicas in await asyncio.gather(*reads) for seconds in replicas)
         )
 
 

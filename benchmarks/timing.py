@@ -59,11 +59,11 @@ def judged(figure: str, known: Sequence[float], new: Sequence[float]) -> FigureT
     return FigureTest(figure, share, float(test.pvalue), right / len(both))
 
 
-def rows(scope: str, told: Sequence[FigureTest]) -> list[Row]:
+def rows(scope: str, results: Sequence[FigureTest]) -> list[Row]:
     """Three figures of each, the second one with its mark."""
     marked = at_least if scope == "key" else at_most
     found = list[Row]()
-    for one in told:
+    for one in results:
         found += [
             Row(f"{scope}: {one.figure}, share", one.share),
             marked(f"{scope}: {one.figure}, by chance", one.chance, CHANCE),
@@ -160,7 +160,7 @@ def main(count: int, model: str, seed: int, file: Path | None) -> None:
     found = list[Row]()
     for scope in ("shared", "key"):
         with router(LOCAL, None, keys=keys, cache={"scope": scope}) as running:
-            told = asyncio.run(probe(running.url, count, model, seed))
-        found += rows(scope, told)
+            results = asyncio.run(probe(running.url, count, model, seed))
+        found += rows(scope, results)
     show(found)
     conclude(found, file)

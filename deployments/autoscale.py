@@ -21,8 +21,8 @@ from router.capacity import (
     Autoscaler,
     DemandReport,
     Want,
+    combined,
     share_devices,
-    together,
 )
 
 pickle_by_value(capacity)
@@ -133,4 +133,4 @@ def reports(contexts: Mapping[Any, ScalingContext], now: float) -> dict[str, Dem
     asks: dict[str, list[DemandReport]] = {}
     for (model, _), given in fields.items():
         asks.setdefault(model, []).append(DemandReport(**given))
-    return {model: together(each) for model, each in asks.items()}
+    return {model: combined(each) for model, each in asks.items()}

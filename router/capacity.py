@@ -90,24 +90,24 @@ def learned(report: DemandReport, start: Mapping[str, float] | None) -> DemandRe
     return report._replace(started_s=sum(start.values())) if start else report
 
 
-def together(asks: list[DemandReport]) -> DemandReport:
+def combined(reports: list[DemandReport]) -> DemandReport:
     """Combine the reports of all routers for one model.
 
     Demand and backlog are added; the replicas' rate is averaged, weighted by each router's share of
     them. Raises ValueError for an empty list.
     """
-    if not asks:
-        raise ValueError("nobody asks")
-    weights = [ask.offered + ask.shadow + ask.backlog_tokens + 1e-9 for ask in asks]
-    rate = sum(weight * ask.tokens_per_s for weight, ask in zip(weights, asks, strict=True)) / sum(
-        weights
-    )
-    return asks[0]._replace(
-        offered=sum(ask.offered for ask in asks),
-        shadow=sum(ask.shadow for ask in asks),
-        backlog_tokens=sum(ask.backlog_tokens for ask in asks),
-        tokens_per_s=rate,
-        started_s=max((ask.started_s for ask in asks if ask.started_s is not None), default=None),
+    if not reports:
+        raise ValueError("there is no demand to compare")
+    weights = [one.offered + one.shadow + one.backlog_tokens + 1e-9 for one in reports]
+    weighted = sum(w * one.tokens_per_s for w, one in zip(weights, reports, strict=True))
+    return reports[0]._replace(
+        offered=sum(one.offered for one in reports),
+        shadow=sum(one.shadow for one in reports),
+        backlog_tokens=sum(one.backlog_tokens for one in reports),
+        tokens_per_s=weighted / sum(weights),
+        started_s=max(
+            (one.started_s for one in reports if one.started_s is not None), default=None
+        ),
     )
 
 
@@ -231,9 +231,9 @@ def share_devices(wants: Mapping[str, Want], devices: float) -> dict[str, int]:
     free = devices - sum(max(want.held, want.least) * want.devices for want in wants.values())
     for name in sorted(given, key=short, reverse=True):
         want = wants[name]
-        standing = max(want.held, want.least)
-        if given[name] > standing:
-            growth = min(given[name] - standing, max(0, math.floor(free / want.devices + 1e-9)))
-            given[name] = standing + growth
+        running = max(want.held, want.least)
+        if given[name] > running:
+            growth = min(given[name] - running, max(0, math.floor(free / want.devices + 1e-9)))
+            given[name] = running + growth
             free -= growth * want.devices
     return given

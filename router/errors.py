@@ -1,37 +1,7 @@
 """All errors that callers can receive.
 
-    RouterError
-    ├── InvalidJson               400  invalid_json
-    ├── InvalidValue              400  invalid_value
-    ├── UnknownField              400  unknown_field
-    ├── AmbiguousTokenIds         400  ambiguous_token_ids
-    ├── DimensionsNotSupported    400  dimensions_not_supported
-    ├── ContextLengthExceeded     400  context_length_exceeded
-    ├── MaxTokensPerRequest       400  max_tokens_per_request
-    ├── InvalidApiKey             401  invalid_api_key
-    ├── TierNotAllowed            403  tier_not_allowed
-    ├── CollectionNotAllowed      403  collection_not_allowed
-    ├── PriorityNotAllowed        403  priority_not_allowed
-    ├── OriginNotAllowed          403  origin_not_allowed
-    ├── AdminKeyRequired          403  admin_key_required
-    ├── NotFound                  404  not_found
-    ├── ModelNotFound             404  model_not_found
-    ├── MethodNotAllowed          405  method_not_allowed
-    ├── RequestTimeout            408  request_timeout
-    ├── SpaceConflict             409  space_conflict
-    ├── NameConflict              409  name_conflict
-    ├── RequestTooLarge           413  request_too_large
-    ├── NotSupported              426  not_supported
-    ├── RateLimitExceeded         429  rate_limit_exceeded   Retry-After
-    ├── Overloaded                429  overloaded            Retry-After
-    ├── HeadersTooLarge           431  headers_too_large
-    ├── InternalError             500  internal_error
-    ├── ModelUnavailable          503  model_unavailable     Retry-After
-    ├── BudgetUnreachable         503  budget_unreachable    Retry-After
-    └── DeadlineExceeded          504  deadline_exceeded
-
-The tree is closed: each class is a code of the HTTP contract, and each message says what to do.
-`type` follows from the status, as in OpenAI's API. OpenAI's clients retry every 409;
+The tree is closed: each class is a code of the HTTP contract with its status, and each message says
+what to do. `type` follows from the status, as in OpenAI's API. OpenAI's clients retry every 409;
 `x-should-retry: false` prevents that if the same request cannot succeed.
 """
 
@@ -145,10 +115,10 @@ class MaxTokensPerRequest(RouterError):
     def __init__(self, tokens: int | None, limit: int) -> None:
         """`tokens` is None if counting stopped at the limit."""
         super().__init__(
-            f"there are {tokens} tokens in {INPUT} and a request may have {limit} "
+            f"{INPUT} has {tokens} tokens; the limit is {limit} "
             "(limits.max_tokens_per_request); send its texts in several requests"
             if tokens is not None
-            else f"there are more than {limit} tokens in {INPUT}, the most that a request may have "
+            else f"{INPUT} has more than {limit} tokens, the limit of a request "
             "(limits.max_tokens_per_request); send its texts in several requests",
             "input",
         )
@@ -362,7 +332,7 @@ class RequestTooLarge(RouterError):
         error = cls(limit)
         error.param = "input"
         error.message = (
-            f"the answer would have about {size} bytes and may have {limit} "
+            f"the answer would have about {size} bytes; the limit is {limit} "
             "(limits.max_answer_bytes); send the texts in several "
             f"requests{field(cls.SMALLER)}"
         )
@@ -401,8 +371,8 @@ class RateLimitExceeded(RouterError):
         """The error for a request that needs more than the whole limit: waiting does not help."""
         error = cls(f"{per_minute} tokens per minute", 60.0)
         error.message = (
-            f"this request has {tokens} tokens and this API key may use {per_minute} per minute, "
-            "so it can never be answered; send its texts in several requests"
+            f"this request has {tokens} tokens; the limit of this API key is {per_minute} per "
+            "minute, so it can never be answered; send its texts in several requests"
         )
         error.headers = {"x-should-retry": "false"}
         return error
@@ -415,8 +385,8 @@ class HeadersTooLarge(RouterError):
 
     def __init__(self, most: int, most_bytes: int) -> None:
         super().__init__(
-            f"a request may have {most} headers of {most_bytes} bytes in all; send fewer or "
-            "shorter ones"
+            f"the headers of this request are too large; the limit is {most} headers of "
+            f"{most_bytes} bytes in all; send fewer or shorter ones"
         )
 
 

@@ -38,7 +38,7 @@ def read_input(
         return None, (_read_ids(value, INPUT),)
     if len(value) > max_items:
         raise InvalidValue(
-            f"{INPUT} has {len(value)} items and a request may have {max_items}; send them in "
+            f"{INPUT} has {len(value)} items; the limit is {max_items}; send them in "
             "several requests",
             "input",
         )

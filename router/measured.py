@@ -43,26 +43,26 @@ def as_proof(
 
 def save(measured: Measured, path: Path) -> None:
     """Write `measured` to a JSON file."""
-    said = {
+    content = {
         "format": FORMAT,
         "space": str(measured.space),
         "kept": {name: proof.as_json() for name, proof in measured.kept.items()},
         "fingerprints": dict(measured.fingerprints),
     }
     with replacing(path) as file:
-        file.write(f"{json.dumps(said, indent=1, sort_keys=True)}\n".encode())
+        file.write(f"{json.dumps(content, indent=1, sort_keys=True)}\n".encode())
 
 
 def load(path: Path) -> Measured:
     """Read a file that `save` wrote; raises ValueError naming the file if it is anything else."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        if said["format"] != FORMAT:
-            raise ValueError(f"its format is {said['format']!r}, this version reads {FORMAT!r}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, this version reads {FORMAT!r}")
         return Measured(
-            Space.parse(said["space"]),
-            {str(name): Proof.from_json(proof) for name, proof in said["kept"].items()},
-            {str(name): str(digest) for name, digest in said["fingerprints"].items()},
+            Space.parse(content["space"]),
+            {str(name): Proof.from_json(proof) for name, proof in content["kept"].items()},
+            {str(name): str(digest) for name, digest in content["fingerprints"].items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)

@@ -85,7 +85,7 @@ def batch_operations() -> Json:
             "createBatch",
             batch | IGNORED,
             (*ON_KEY, 408, 413, 429),
-            description="Each line is a request for embeddings on the bulk lane, with the "
+            description="Each line is a request for embeddings that runs as bulk, with the "
             "permissions that the key has now. What is wrong with the file is in `errors` of the "
             "batch, which then has failed.",
             requestBody=body(content("BatchRequest")),

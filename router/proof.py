@@ -75,14 +75,14 @@ class Proof:
         }
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> Self:
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read the values of `as_json`; raises KeyError or TypeError for anything else."""
         return cls(
-            said["judged_by"],
-            RetainedQuality(**said["fitted"]),
-            RetainedQuality(**said["unseen"]),
-            {name: RetainedQuality(**kept) for name, kept in said["fitted_by_language"].items()},
-            {name: RetainedQuality(**kept) for name, kept in said["unseen_by_language"].items()},
+            data["judged_by"],
+            RetainedQuality(**data["fitted"]),
+            RetainedQuality(**data["unseen"]),
+            {name: RetainedQuality(**kept) for name, kept in data["fitted_by_language"].items()},
+            {name: RetainedQuality(**kept) for name, kept in data["unseen_by_language"].items()},
         )
 
 
@@ -92,16 +92,16 @@ def _plain(by_language: Mapping[str, RetainedQuality]) -> dict[str, dict[str, fl
 
 def summary(kept_fitted: RetainedQuality, kept_unseen: RetainedQuality) -> dict[str, Any]:
     """Both figures with their intervals, under their names in reports."""
-    said: dict[str, Any] = {"queries": kept_unseen.queries}
+    figures: dict[str, Any] = {"queries": kept_unseen.queries}
     intervals: dict[str, tuple[float, float]] = {}
     for name, kept in (("fitted", kept_fitted), ("unseen", kept_unseen)):
-        said |= {f"recall_kept_{name}": kept.recall, f"ndcg_kept_{name}": kept.ndcg}
+        figures |= {f"recall_kept_{name}": kept.recall, f"ndcg_kept_{name}": kept.ndcg}
         intervals |= {
             f"recall_kept_{name}": (kept.recall_low, kept.recall_high),
             f"ndcg_kept_{name}": (kept.ndcg_low, kept.ndcg_high),
         }
     return {
-        **said,
+        **figures,
         "intervals": intervals,
         "own_recall": kept_unseen.own_recall,
         "own_ndcg": kept_unseen.own_ndcg,

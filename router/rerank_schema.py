@@ -274,7 +274,7 @@ def read_documents(value: object, limits: Limits) -> tuple[str, ...]:
         raise InvalidValue(f"{DOCUMENTS} is an empty array; send at least one text", "documents")
     if len(value) > (most := limits.max_documents):
         raise InvalidValue(
-            f"{DOCUMENTS} has {len(value)} items and a request may have {most} "
+            f"{DOCUMENTS} has {len(value)} items; the limit is {most} "
             "(limits.max_documents); send those that a first search ranks highest",
             "documents",
         )

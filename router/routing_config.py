@@ -90,7 +90,7 @@ class RoutingConfig(Section):
 
 
 class Shadow(Section):
-    """Embed a share of the answered requests with another model too, on its bulk lane; answers
+    """Embed a share of the answered requests with another model too, as bulk requests; answers
     never change.
     """
 

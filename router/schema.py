@@ -365,7 +365,7 @@ def check_instruction(instruction: str, limits: Limits) -> None:
     """Raise InvalidValue for a long instruction: it is copied into the prompt of every text."""
     if len(instruction) > (most := limits.max_instruction_characters):
         raise InvalidValue(
-            f"instruction has {len(instruction)} characters and may have {most} "
+            f"instruction has {len(instruction)} characters; the limit is {most} "
             "(limits.max_instruction_characters); shorten it, or put it into the texts",
             "instruction",
         )

@@ -114,33 +114,33 @@ def _named(given: Given) -> str:
 
 def _tier(given: Given, name: Name, context: Context, sources: dict[str, Source]) -> Tier | None:
     """The tier of the body, else of the header; raises NameConflict if the name means another."""
-    told = None
+    value = None
     if (tier := given.body.quality) is not None:
-        told = GivenValue(tier, "body", f"quality {tier.value!r}")
+        value = GivenValue(tier, "body", f"quality {tier.value!r}")
     elif (header := context.headers.get("x-quality-tier")) is not None:
         tier = quality_header(header)
-        told = GivenValue(tier, "header", f"the header X-Quality-Tier {tier.value!r}")
+        value = GivenValue(tier, "header", f"the header X-Quality-Tier {tier.value!r}")
     own = (name.model or "").lower()
     own_tier = _NAMED_TIERS.get(own)
     if own_tier is not None and tier in (None, Tier.AUTO, own_tier):
-        sources["quality"] = "body" if told and told[:2] == (own_tier, "body") else "name"
+        sources["quality"] = "body" if value and value[:2] == (own_tier, "body") else "name"
         return tier
-    if told is None or tier is None:
+    if value is None or tier is None:
         return None
     model = context.catalogue.lookup(own)
     meant = context.catalogue.tiers.get(tier, model)
     if own_tier is not None:
         raise NameConflict(
-            f"{_named(given)} means the tier {own_tier.value} and {told.words} is another; leave "
+            f"{_named(given)} means the tier {own_tier.value} and {value.words} is another; leave "
             "one of them out",
             "model",
         )
     if model is not None and meant != model:
         raise NameConflict(
-            f"{_named(given)} names {model} and {told.words} means {meant}; leave one of them out",
+            f"{_named(given)} names {model} and {value.words} means {meant}; leave one of them out",
             "model",
         )
-    sources["quality"] = told.source
+    sources["quality"] = value.source
     return tier
 
 
@@ -151,22 +151,22 @@ def _input_type(
     if they disagree.
     """
     fields, address = given.body, context.address
-    told = []
+    values = []
     if address is not None and address.side is not None:
-        told.append(GivenValue(address.side, "address", f"the address {address}"))
+        values.append(GivenValue(address.side, "address", f"the address {address}"))
     if name.side is not None:
-        told.append(GivenValue(name.side, "name", _named(given)))
+        values.append(GivenValue(name.side, "name", _named(given)))
     if fields.input_type is not None:
         side = SIDES[fields.input_type]
         words = f"{field('input_type')} {fields.input_type!r}"
-        told.append(GivenValue(side or fields.input_type, "body", words))
-    agreed = _agreed("input_type", told, sources)
+        values.append(GivenValue(side or fields.input_type, "body", words))
+    agreed = _agreed("input_type", values, sources)
     if fields.input_type is not None:
         return fields.input_type
     if agreed is not None:
         if fields.instruction is not None and agreed == "document":
             raise NameConflict(
-                f"{told[0].words} says document and instruction belongs to queries; leave one of "
+                f"{values[0].words} says document and instruction belongs to queries; leave one of "
                 "them out",
                 "instruction",
             )
@@ -184,15 +184,15 @@ def _budget_ms(
     """The budget of the name, and of the body or else the header; else the key's default. Raises
     NameConflict if they disagree.
     """
-    told = []
+    values = []
     if name.budget_ms is not None:
-        told.append(GivenValue(name.budget_ms, "name", _named(given)))
+        values.append(GivenValue(name.budget_ms, "name", _named(given)))
     if (budget_ms := given.body.latency_budget_ms) is not None:
-        told.append(GivenValue(budget_ms, "body", f"latency_budget_ms {budget_ms:g}"))
+        values.append(GivenValue(budget_ms, "body", f"latency_budget_ms {budget_ms:g}"))
     elif (budget_ms := budget_header(context.headers.get("x-latency-budget-ms"))) is not None:
         words = f"the header X-Latency-Budget-Ms {budget_ms:g}"
-        told.append(GivenValue(budget_ms, "header", words))
-    agreed = _agreed("latency_budget_ms", told, sources)
+        values.append(GivenValue(budget_ms, "header", words))
+    agreed = _agreed("latency_budget_ms", values, sources)
     if isinstance(agreed, float):
         return agreed
     default = context.defaults.latency_budget_ms
@@ -206,33 +206,35 @@ def _space(
 ) -> tuple[str | None, str | None]:
     """The space or collection, and the named one of several spaces of that collection."""
     fields, address = given.body, context.address
-    told = []  # checked before the comparison, whose error would reveal what a collection is;
+    values = []  # checked before the comparison, whose error would reveal what a collection is;
     # the name was checked first of all
     if address is not None:
         space = _permitted(context, address.collection)
-        told.append(GivenValue(space, "address", f"the address {address}"))
+        values.append(GivenValue(space, "address", f"the address {address}"))
     if name.space is not None:
-        told.append(GivenValue(name.space, "name", _named(given)))
+        values.append(GivenValue(name.space, "name", _named(given)))
     if fields.space is not None:
         space = _permitted(context, fields.space)
-        told.append(GivenValue(space, "body", f"space {shorten(fields.space)}"))
+        values.append(GivenValue(space, "body", f"space {shorten(fields.space)}"))
     elif (header := space_header(context.headers.get("x-embedding-space"))) is not None:
         space = _permitted(context, header)
-        told.append(GivenValue(space, "header", f"the header X-Embedding-Space {shorten(header)}"))
-    if not told:
+        values.append(
+            GivenValue(space, "header", f"the header X-Embedding-Space {shorten(header)}")
+        )
+    if not values:
         return None, None
-    final = told[0]
-    for place, one in enumerate(told[1:], 1):
-        for earlier in told[:place]:
+    final = values[0]
+    for place, one in enumerate(values[1:], 1):
+        for earlier in values[:place]:
             wider = _same_space(earlier, one, context.catalogue)
             final = wider if final in (earlier, one) else final
-    sources["space"] = max((one.source for one in told), key=_PRECEDENCE.index)
+    sources["space"] = max((one.source for one in values), key=_PRECEDENCE.index)
     collection = context.catalogue.collections.get(str(final.value))
     if collection is None and context.catalogue.space_named(str(final.value)) is None:
         raise context.catalogue.unknown_space(str(final.value), [*_allowed(context)])
     if collection is None or len(collection.spaces) == 1:
         return str(final.value), None
-    spaces = (context.catalogue.space_named(str(one.value)) for one in told if one is not final)
+    spaces = (context.catalogue.space_named(str(one.value)) for one in values if one is not final)
     return str(final.value), next((str(space) for space in spaces if space is not None), None)
 
 
@@ -272,18 +274,18 @@ def _same_space(first: GivenValue, second: GivenValue, catalogue: Catalogue) -> 
     )
 
 
-def _agreed(setting: str, told: Sequence[GivenValue], sources: dict[str, Source]) -> Value:
+def _agreed(setting: str, values: Sequence[GivenValue], sources: dict[str, Source]) -> Value:
     """The value that all sources agree on; raises NameConflict if two differ."""
-    if not told:
+    if not values:
         return None
-    first = told[0]
-    for other in told[1:]:
+    first = values[0]
+    for other in values[1:]:
         if other.value != first.value:
             raise NameConflict(
                 f"{first.words} and {other.words} disagree about {setting}; leave one of them out",
                 "model" if "name" in (first.source, other.source) else setting,
             )
-    sources[setting] = max((one.source for one in told), key=_PRECEDENCE.index)
+    sources[setting] = max((one.source for one in values), key=_PRECEDENCE.index)
     return first.value
 
 

@@ -119,7 +119,7 @@ def quantised(rows: Vectors) -> tuple[npt.NDArray[np.int8], Vectors]:
 def save(student: Student, path: Path) -> None:
     """Write `student` as npz: rows, scales, weights, the tokenizer, and JSON for the rest."""
     about = student.about
-    said: dict[str, Any] = {
+    content: dict[str, Any] = {
         "format": FORMAT,
         "space": str(about.space),
         "teacher_fingerprint": about.teacher_fingerprint,
@@ -138,7 +138,7 @@ def save(student: Student, path: Path) -> None:
             scales=student.scales,
             weights=student.weights,
             tokenizer=np.frombuffer(student.tokenizer.to_str().encode(), np.uint8),
-            about=np.frombuffer(json.dumps(said, sort_keys=True).encode(), np.uint8),
+            about=np.frombuffer(json.dumps(content, sort_keys=True).encode(), np.uint8),
         )
 
 
@@ -146,14 +146,16 @@ def load(path: Path) -> Student:
     """Read a file that `save` wrote; raises ValueError naming the file if it is anything else."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            said = json.loads(arrays["about"].tobytes())
+            content = json.loads(arrays["about"].tobytes())
             text = arrays["tokenizer"].tobytes().decode()
             rows, scales, weights = arrays["rows"], arrays["scales"], arrays["weights"]
-        if said.pop("format") != FORMAT:
+        if content.pop("format") != FORMAT:
             raise ValueError(f"this version reads {FORMAT!r}")
-        digest, proof = said.pop("fingerprint"), said.pop("proof")
-        space = Space.parse(said.pop("space"))
-        about = About(space=space, proof=None if proof is None else Proof.from_json(proof), **said)
+        digest, proof = content.pop("fingerprint"), content.pop("proof")
+        space = Space.parse(content.pop("space"))
+        about = About(
+            space=space, proof=None if proof is None else Proof.from_json(proof), **content
+        )
         student = Student(about, _tokenizer(text), rows, scales, weights)
         shape = (about.tokens, space.dimensions)
         if rows.shape != shape or scales.shape != shape[:1] or weights.shape != shape[:1]:

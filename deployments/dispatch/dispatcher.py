@@ -301,7 +301,7 @@ class ModelDispatcher:
         if task.cancelled():
             self._execute(self._state.call_cancelled(call, self.clock()))
         elif (error := task.exception()) is not None:
-            log.error("what %s answered could not be handed out:\n%s", self.model, where(error))
+            log.error("an answer of %s could not be delivered:\n%s", self.model, where(error))
             self._execute(self._state.refused(call, InternalError(), self.clock()))
 
     def _on_chunk_done(self, chunk: TextChunk, future: "asyncio.Future[Rows]") -> None:

@@ -169,14 +169,14 @@ class RemoteEngine:
             raise EngineUnreachable(
                 f"its server cannot be reached: {type(error).__name__}"
             ) from error
-        status, said = response.status_code, response.text[:300]
+        status, text_start = response.status_code, response.text[:300]
         if status == 429:
             after_s = _retry_after_s(response.headers)
             raise EngineOverloaded(f"its server is overloaded: retry after {after_s:g} s", after_s)
         if status in (400, 413, 422):
-            raise Refused(f"its server refused the text with {status}: {self._masked(said)}")
+            raise Refused(f"its server refused the text with {status}: {self._masked(text_start)}")
         if status != 200:
-            log.warning("%s answered %d: %s", self._where, status, said)
+            log.warning("%s answered %d: %s", self._where, status, text_start)
             if status >= 500:  # a proxy sends 502 to 504 when its server is unavailable
                 reached = status not in (502, 503, 504)
                 raise EngineUnreachable(f"its server answered {status}", reached)
@@ -184,15 +184,15 @@ class RemoteEngine:
         try:
             return orjson.loads(response.content)
         except orjson.JSONDecodeError as error:
-            log.warning("%s answered something that is not JSON: %r", self._where, said)
+            log.warning("%s answered something that is not JSON: %r", self._where, text_start)
             raise EngineError("its server answered something that is not JSON") from error
 
-    def _masked(self, said: str) -> str:
+    def _masked(self, text_start: str) -> str:
         """The server's message without its address."""
         url = httpx.URL(self._settings.base_url)
         for part in (str(url), url.netloc.decode("ascii", "replace"), url.host):
-            said = said.replace(part, "...") if part else said
-        return said
+            text_start = text_start.replace(part, "...") if part else text_start
+        return text_start
 
     def _vectors(self, data: Any, texts: int) -> Vectors:
         """The vectors in the order of `index`; raises ValueError, KeyError or TypeError for an

@@ -200,7 +200,7 @@ def vllm_config(
     known = [field.name for field in fields(EngineArgs)]
     for name in settings.args:
         if name in _SETTLED:
-            raise EngineError(f"engine.args.{name} is not yours to set: {_SETTLED[name]}")
+            raise EngineError(f"engine.args.{name} cannot be set here: {_SETTLED[name]}")
         if name not in known:
             near = get_close_matches(name, known, 1)
             raise EngineError(

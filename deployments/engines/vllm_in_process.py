@@ -146,7 +146,7 @@ class InProcess:
         self._answers.seen()
 
     def _run(self, loop: asyncio.AbstractEventLoop, started: "asyncio.Future[Facts]") -> None:
-        def tell(function: Callable[..., Any], *args: object) -> None:
+        def in_loop(function: Callable[..., Any], *args: object) -> None:
             with suppress(RuntimeError):  # the loop is closed: no caller is left
                 loop.call_soon_threadsafe(function, *args)
 
@@ -164,19 +164,19 @@ class InProcess:
             core = Core(engine, self.requests, self._stats)
             facts = facts_of(engine.vllm_config, core.probe())
         except Exception as error:
-            tell(start, None, error)
+            in_loop(start, None, error)
             return
-        tell(start, facts, None)
+        in_loop(start, facts, None)
         failed = False
         try:
-            self._step(core, tell)
+            self._step(core, in_loop)
         except Exception as error:
             failed = True
             dead = EngineDead(
                 f"a step of vLLM failed with {type(error).__name__}, the replica must be replaced"
             )
             dead.__cause__ = error
-            tell(self._die, dead)
+            in_loop(self._die, dead)
         finally:
             self.engine = None
             # a failed device fails again here
@@ -190,7 +190,7 @@ class InProcess:
         switch_early(config)
         return LLMEngine.from_vllm_config(config, **log_options(self._stats, config))
 
-    def _step(self, core: "Core", tell: Callable[..., None]) -> None:
+    def _step(self, core: "Core", in_loop: Callable[..., None]) -> None:
         """Take new jobs, run a step and deliver finished jobs, until stopped."""
         while True:
             wait = not core.running
@@ -201,10 +201,10 @@ class InProcess:
                     return
                 if job.cancelled:
                     core.abort(job)
-                    tell(self._leave, job)
+                    in_loop(self._leave, job)
                 else:
                     core.add(job)
             if core.running:
                 answered, done = core.step()
                 if answered:
-                    tell(self._finish, done)
+                    in_loop(self._finish, done)

@@ -15,7 +15,7 @@ log = logging.getLogger("ray.serve")
 
 FORMAT = "%(levelname)s %(asctime)s %(name)s %(message)s"
 # For each phase, the line of vLLM that reports its seconds. The rest of a start is loading.
-SAID = {
+PHASE_LINES = {
     "download": re.compile(r"Time spent downloading weights for .*: ([\d.]+) seconds"),
     "compile": re.compile(r"torch\.compile took ([\d.]+) s in total"),
     "warm_up": re.compile(r"^Graph capturing finished in ([\d.]+) secs"),
@@ -29,7 +29,7 @@ class StartLog(logging.Handler):
         super().__init__(logging.INFO)
         self.doing = "importing vLLM"
         self._file = file
-        self._seconds = dict.fromkeys(("import", *SAID), 0.0)
+        self._seconds = dict.fromkeys(("import", *PHASE_LINES), 0.0)
         self._began_s = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -39,7 +39,7 @@ class StartLog(logging.Handler):
         with suppress(Exception):  # arguments that do not fit the format, or no number
             line = record.getMessage()
             self.doing = line.splitlines()[0] if line.strip() else self.doing
-            for phase, pattern in SAID.items():
+            for phase, pattern in PHASE_LINES.items():
                 if (found := pattern.search(line)) is not None:
                     self._seconds[phase] += float(found[1])
 

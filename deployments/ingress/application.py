@@ -157,9 +157,9 @@ class Application:
                 raise NotSupported
             if (
                 http_request.scope["method"] == "OPTIONS"
-                and (told := access.preflight(http_request.headers)) is not None
+                and (preflight := access.preflight(http_request.headers)) is not None
             ):
-                answer = HttpAnswer(204, b"", headers=told)
+                answer = HttpAnswer(204, b"", headers=preflight)
             else:
                 caller = access.caller(http_request)
                 answer = await self._answer(caller, http_request)

@@ -103,11 +103,15 @@ class Access:
 
     def limits(self, grant: Grant) -> dict[str, str]:
         """OpenAI's headers about a key's limits."""
-        told = {}
+        limit_headers = {}
         for kind, limit, left, full_after_s in self.rate_limiter.left(grant):
             most, remaining, reset = _LIMIT_HEADERS[kind]
-            told[most], told[remaining], told[reset] = str(limit), str(left), duration(full_after_s)
-        return told
+            limit_headers[most], limit_headers[remaining], limit_headers[reset] = (
+                str(limit),
+                str(left),
+                duration(full_after_s),
+            )
+        return limit_headers
 
     def preflight(self, headers: Headers) -> dict[str, str] | None:
         """The headers that answer a CORS preflight; None if this is no preflight or no origin is

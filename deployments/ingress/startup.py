@@ -52,7 +52,7 @@ class StartupLog:
     async def look(self) -> None:
         """Check once."""
         names = self._unready()
-        self._reported = {name: said for name, said in self._reported.items() if name in names}
+        self._reported = {name: text for name, text in self._reported.items() if name in names}
         if not names:
             return
         try:

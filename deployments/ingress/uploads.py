@@ -49,9 +49,7 @@ async def receive_file(
 
 
 def _too_large(limits: Limits) -> RequestTooLarge:
-    return RequestTooLarge(
-        limits.max_file_bytes, "a file may have no more (limits.max_file_bytes): upload several"
-    )
+    return RequestTooLarge(limits.max_file_bytes, "upload several files (limits.max_file_bytes)")
 
 
 def _boundary(http_request: HttpRequest) -> bytes:

@@ -168,8 +168,8 @@ def _yaml(body: bytes) -> Any:
 
 
 def _refused(error: ConfigError) -> InvalidValue:
-    said, rest = error.problems[:MOST_PROBLEMS], len(error.problems) - MOST_PROBLEMS
-    return InvalidValue("\n".join([*said, *([f"and {rest} more"] if rest > 0 else [])]))
+    first, rest = error.problems[:MOST_PROBLEMS], len(error.problems) - MOST_PROBLEMS
+    return InvalidValue("\n".join([*first, *([f"and {rest} more"] if rest > 0 else [])]))
 
 
 def _side(side: Side) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Ev
                 include_dashboard=dashboard_port is not None,
                 dashboard_port=dashboard_port,
                 logging_level=logging.WARNING,
-                log_to_driver=False,  # _tell_news prints what matters; the rest is in the logs
+                log_to_driver=False,  # _report_news prints what matters; the rest is in the logs
             )
         except Exception as error:  # a bare Exception if the machine was too busy
             ray.shutdown()
@@ -187,11 +187,11 @@ def _drain(config: Mapping[str, Any], haproxy_folder: Path | None, drain_s: floa
 
     if haproxy_folder is not None:
         if not haproxy.drain(haproxy_folder, SILENT_S):
-            told = (
+            message = (
                 f"requests are under way and get up to {drain_s:g} s to end; a second signal "
                 "ends everything at once"
             )
-            say(told, "draining", seconds=drain_s)
+            say(message, "draining", seconds=drain_s)
             haproxy.drain(haproxy_folder, drain_s)
         return
     serve_internals.delete_applications(
@@ -245,7 +245,7 @@ def _end(processes: list[psutil.Process], linger_s: float) -> None:
     psutil.wait_procs(alive, timeout=LINGER_S)
 
 
-def say(line: str, event: str, **told: object) -> None:
+def say(line: str, event: str, **fields: object) -> None:
     """Print one event: a line with the time since the start, or with --json an object.
 
     Once nobody reads the output (`| head`, a closed terminal), events are dropped and serving
@@ -253,7 +253,7 @@ def say(line: str, event: str, **told: object) -> None:
     """
     since_s = time.time() - psutil.Process().create_time()
     if click.get_current_context().params["as_json"]:
-        line = json.dumps({"event": event, "since_start_s": round(since_s, 1), **told})
+        line = json.dumps({"event": event, "since_start_s": round(since_s, 1), **fields})
     else:
         line = f"{since_s:6.1f} s  {line}"
     try:

@@ -72,7 +72,10 @@ from router.switches import CLIENT_S
     help="Where Prometheus finds the metrics. Default: a free port.",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="What happens as lines of JSON, with `event` in each."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print events as JSON lines, each with an `event` field.",
 )
 def main(
     path: Path,
@@ -83,7 +86,7 @@ def main(
     metrics_port: int | None,
     as_json: bool,
 ) -> None:
-    """Serve a config on this machine until Ctrl-C; what ends by itself is started again."""
+    """Serve a config on this machine until Ctrl-C. Ray and Serve are restarted if they die."""
     given_environment = dict(os.environ)
     config = _read(path)
     given = config.get("http_options")
@@ -128,8 +131,8 @@ def main(
                 drain_s,
                 folder,
             ) as logs:
-                said = wait_until_ready(config, logs, stopped)
-                watch(logs, said, stopped)
+                reported = wait_until_ready(config, logs, stopped)
+                watch(logs, reported, stopped)
                 say("stopping", "stopping")
     except Ended as problem:
         if not stopped.is_set():
@@ -150,8 +153,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not config.get("applications"):
         from deployments.launch.serve_config import check
 
-        told = f"{path} is no Serve config: it has no `applications:`"
-        raise click.ClickException("\n".join([told, *check(path)]))
+        message = f"{path} is no Serve config: it has no `applications:`"
+        raise click.ClickException("\n".join([message, *check(path)]))
     if not isinstance(config["applications"], list):
         raise click.ClickException(f"{path}: `applications` must be a list")
     return config

@@ -260,11 +260,11 @@ def _examine(data: Any, host: str | None) -> ConfigCheck:
                 f"{where}.import_path: {import_path} does not exist; did you mean {IMPORT_PATH}?"
             )
     # Serve reports a problem of a nested section again for the whole file, without its place.
-    said = {problem.partition(": ")[2] for problem in problems}
+    reported = {problem.partition(": ")[2] for problem in problems}
     return ConfigCheck(
         [
             *problems,
-            *(problem for problem in whole if problem.removeprefix("the file: ") not in said),
+            *(problem for problem in whole if problem.removeprefix("the file: ") not in reported),
         ],
         models,
         tuple(rerankers),

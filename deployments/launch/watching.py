@@ -37,11 +37,11 @@ def wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> d
     Raises StartError.
     """
     base = _base_url(config)
-    said: dict[str, str] = {}
+    reported: dict[str, str] = {}
     while not stopped.is_set():
         status = _status(logs)
         _require_startable(status, logs)
-        _tell_news(status, said)
+        _report_news(status, reported)
         with suppress(httpx.HTTPError):
             if (
                 httpx.get(f"{base}/health", timeout=WATCH_S, verify=False).status_code
@@ -78,10 +78,10 @@ def wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> d
                 )
                 break
         stopped.wait(POLL_S)
-    return said
+    return reported
 
 
-def watch(logs: Path, said: dict[str, str], stopped: Event) -> None:
+def watch(logs: Path, reported: dict[str, str], stopped: Event) -> None:
     """Print what happens until `stopped` is set.
 
     A failed deploy does not end the service. Raises Ended when Serve is gone.
@@ -89,7 +89,7 @@ def watch(logs: Path, said: dict[str, str], stopped: Event) -> None:
     failures = 0
     while not stopped.wait(WATCH_S):
         try:
-            _tell_news(_status(logs), said)
+            _report_news(_status(logs), reported)
         # the controller can be restarting while requests are answered
         except StartError as error:
             failures += 1
@@ -138,12 +138,12 @@ def _require_startable(status: "ServeStatus", logs: Path) -> None:
             )
 
 
-def _tell_news(status: "ServeStatus", said: dict[str, str]) -> None:
-    """Print what changed since the last call, one line per deployment; `said` keeps the states."""
+def _report_news(status: "ServeStatus", reported: dict[str, str]) -> None:
+    """Print what changed since the last call, one line per deployment; `reported` is updated."""
     for key, application in status.applications.items():
         word, why = application.status.value, _short(application.message)
-        if said.setdefault(f"/{key}", word) != word:
-            said[f"/{key}"] = word
+        if reported.setdefault(f"/{key}", word) != word:
+            reported[f"/{key}"] = word
             say(
                 f"application {key} {word.lower()} {why}".rstrip(),
                 "application",
@@ -155,8 +155,8 @@ def _tell_news(status: "ServeStatus", said: dict[str, str]) -> None:
             line = " ".join(
                 filter(None, [name, deployment.status.value.lower(), _short(deployment.message)])
             )
-            if said.get(name) != line:
-                said[name] = line
+            if reported.get(name) != line:
+                reported[name] = line
                 say(
                     line,
                     "deployment",

@@ -95,14 +95,14 @@ class _Caller(Frames):
         except Exception as error:
             after_s = error.retry_after_s if isinstance(error, EngineOverloaded) else None
             detail = error.detail if isinstance(error, EngineFailed) else None
-            said = (
+            message = (
                 isinstance(error, EngineDead),
                 after_s,
                 type(error).__name__,
                 str(error),
                 detail,
             )
-            self.write(number, ERROR, orjson.dumps(said))
+            self.write(number, ERROR, orjson.dumps(message))
             if not isinstance(error, EngineError):
                 log.error("a call failed:\n%s", where(error))
         else:

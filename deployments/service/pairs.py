@@ -207,8 +207,8 @@ class PairReader(Reader):
         if characters * documents <= most:
             return error
         return InvalidValue(
-            f"query has {characters} characters, stands beside each of {documents} documents, and "
-            f"prompts may have {most} in all (limits.max_prompt_characters); shorten it, or send "
+            f"query has {characters} characters and is repeated for each of {documents} documents; "
+            f"the limit is {most} in all (limits.max_prompt_characters); shorten it, or send "
             "fewer documents",
             "query",
         )

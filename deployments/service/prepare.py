@@ -328,7 +328,7 @@ def _check_prompts(texts: int, characters: int, instruction: str | None, limits:
     if texts * characters > (most := limits.max_prompt_characters):
         raise InvalidValue(
             f"{texts} texts with a prompt of {characters} characters each have "
-            f"{texts * characters} characters of prompts and a request may have {most} "
+            f"{texts * characters} characters of prompts; the limit is {most} "
             "(limits.max_prompt_characters); send its texts in several requests"
             + ("" if instruction is None else ", or a shorter instruction"),
             "input" if instruction is None else "instruction",

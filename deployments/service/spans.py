@@ -37,7 +37,7 @@ def decided(tracing: Tracing, plan: Plan, now: float) -> None:
     }
     tracing.tracer.start_span("features", attributes=read, start_time=arrived_ns).end(read_ns)
     prepared = plan.prepared.get(decision.model or decision.target or "")
-    said: dict[str, str | int | float | bool | list[str]] = {
+    attributes: dict[str, str | int | float | bool | list[str]] = {
         "embedding.model": decision.model or "none",
         "embedding.reason": decision.label,
         "embedding.tier": plan.constraints.tier or "none",
@@ -48,13 +48,13 @@ def decided(tracing: Tracing, plan: Plan, now: float) -> None:
         ],
     }
     if (encoder := plan.choice.encoders.get(decision.model or "")) is not None:
-        said["embedding.space"] = str(encoder.space)
-        said["embedding.encoder"] = encoder.kind
+        attributes["embedding.space"] = str(encoder.space)
+        attributes["embedding.encoder"] = encoder.kind
         if not encoder.native:
-            said["embedding.expected_recall"] = round(plan.choice.recalls[encoder.model], 4)
+            attributes["embedding.expected_recall"] = round(plan.choice.recalls[encoder.model], 4)
     if decision.predicted_s is not None:
-        said["embedding.predicted_ms"] = round(decision.predicted_s * 1000, 2)
-    tracing.tracer.start_span("decide", attributes=said, start_time=read_ns).end(decided_ns)
+        attributes["embedding.predicted_ms"] = round(decision.predicted_s * 1000, 2)
+    tracing.tracer.start_span("decide", attributes=attributes, start_time=read_ns).end(decided_ns)
 
 
 class Dispatching(CurrentSpan):

@@ -25,13 +25,13 @@ class _TotalCounter:
         self._published: dict[Labels, float] = {}
 
     def set_total(self, values: Labels, total: float) -> None:
-        told = self._published.get(values)
-        if told == total:
+        published = self._published.get(values)
+        if published == total:
             return
         tags = dict(zip(self._labels, values, strict=True))
-        if total > (told or 0):
-            self._counter.inc(total - (told or 0), tags)
-        elif told is None:  # 0 must be shown too, but `inc` refuses it
+        if total > (published or 0):
+            self._counter.inc(total - (published or 0), tags)
+        elif published is None:  # 0 must be shown too, but `inc` refuses it
             record_zero(self._counter, tags)
         self._published[values] = total
 

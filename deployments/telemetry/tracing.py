@@ -74,11 +74,11 @@ class Tracing:
         compared with the bound of Serve's sampler first: creating a span that records nothing takes
         many times as long.
         """
-        parent, told = _NO_PARENT, False  # the current span can be another request's
+        parent, has_parent = _NO_PARENT, False  # the current span can be another request's
         if "traceparent" in headers:
             parent = _PROPAGATOR.extract(headers, _NO_PARENT)
-            told = trace.get_current_span(parent).get_span_context().is_valid
-        if not told and self._sampled_below is not None:
+            has_parent = trace.get_current_span(parent).get_span_context().is_valid
+        if not has_parent and self._sampled_below is not None:
             drawn = self._ids.draw()
             if drawn & TraceIdRatioBased.TRACE_ID_LIMIT >= self._sampled_below:
                 return None

@@ -71,16 +71,14 @@ class OnceEach(click.Command):
     nargs=3,
     multiple=True,
     metavar="TEXTS QUERIES QRELS",
-    help="Another search, with files as of --texts, --queries and --qrels. Several times too.",
+    help="Another search, with files as of --texts, --queries and --qrels. Can be repeated.",
 )
-@click.option(
-    "--pairs", type=FILE, multiple=True, help="text_a, text_b, score. May be given several times."
-)
+@click.option("--pairs", type=FILE, multiple=True, help="text_a, text_b, score. Can be repeated.")
 @click.option(
     "--labels",
     type=FILE,
     multiple=True,
-    help="text, label, and maybe split (train, test). Several times too.",
+    help="text, label, and maybe split (train, test). Can be repeated.",
 )
 @click.option("--text-field", default="text", show_default=True)
 @click.option("--id-field", help="Default: `id`, `_id` or the row's number.")
@@ -109,10 +107,12 @@ class OnceEach(click.Command):
 @click.option(
     "--budget-ms",
     type=click.FloatRange(min=0, min_open=True),
-    help="What your callers wait at most.",
+    help="Longest time that your callers wait.",
 )
 @click.option(
-    "--gpu-hour", type=click.FloatRange(min=0), help="What a device costs an hour, in any currency."
+    "--gpu-hour",
+    type=click.FloatRange(min=0),
+    help="Price of one device for an hour, in any currency.",
 )
 @click.option(
     "--min-gain",
@@ -178,7 +178,7 @@ def main(
     """Measure on your own texts when a larger model is worth it.
 
     Files are JSON lines, CSV or Parquet. Every text goes through the running service, pinned to
-    each model in turn, on the bulk lane. Kill it at any moment and start it again with the same
+    each model in turn, as bulk requests. Kill it at any moment and start it again with the same
     options: nothing is embedded twice. The folder then holds index.html to read, report.json, and
     routing.yaml with the rules that the data supports.
     """
@@ -285,8 +285,8 @@ async def _advise(client: ServiceClient, inputs: Inputs, job: AdviseOptions) -> 
     timing = latency.summary(plan, rounds, job.budget_ms, job.gpu_hour)
     click.echo("comparing", err=True)
     made = make(plan, inputs, job.output, timing, job.budget_ms, job.gpu_hour, job.min_gain)
-    said = written(made, job.output)
-    click.echo((job.output / "report.json").read_text(encoding="utf-8") if job.as_json else said)
+    text = written(made, job.output)
+    click.echo((job.output / "report.json").read_text(encoding="utf-8") if job.as_json else text)
 
 
 def _plan_lines(plan: AdvisePlan, todo: list[RemainingWork], gpu_hour: float | None) -> list[str]:

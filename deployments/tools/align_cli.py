@@ -32,7 +32,7 @@ FLOOR: float = CollectionConfig.model_fields["min_recall"].default
 @click.command()
 @origin_options(
     "Start both engines here.",
-    "Take the vectors of this running router instead, on its bulk lane.",
+    "Take the vectors of this running router instead, as bulk requests.",
 )
 @click.option(
     "--from",

@@ -87,14 +87,14 @@ class CalibrationTask(NamedTuple):
 @click.option(
     "--api-key",
     envvar="EMBEDDING_ROUTER_API_KEY",
-    help="For --base-url; or EMBEDDING_ROUTER_API_KEY.",
+    help="API key for --base-url; default: EMBEDDING_ROUTER_API_KEY.",
 )
 @click.option(
     "--repeats",
     type=click.IntRange(1),
     default=REPEATS,
     show_default=True,
-    help="Times that every size is measured.",
+    help="Measurements of each size.",
 )
 @click.option(
     "--batch-tokens",
@@ -107,7 +107,7 @@ class CalibrationTask(NamedTuple):
     help="Longest text; the model's context where not given.",
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the texts and their order."
+    "--seed", type=int, default=0, show_default=True, help="Seed of the texts and their order."
 )
 @click.option("--json", "as_json", is_flag=True, help="The profiles that were written, as JSON.")
 def main(

@@ -54,8 +54,8 @@ class RequestRefused(ToolError):
     The message is the router's.
     """
 
-    def __init__(self, said: str, status: int | None = None) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
         self.status = status  # of HTTP; None: the answer was not a router's
 
 
@@ -137,7 +137,7 @@ class ServiceClient:
         return routed
 
     async def embed(self, texts: Sequence[str], **options: Any) -> EmbeddingAnswer:
-        """Embed texts on the bulk lane; `options` are those of the API.
+        """Embed texts as bulk requests; `options` are those of the API.
 
         Raises RequestRefused or RouterAway.
         """
@@ -185,11 +185,11 @@ class ServiceClient:
                     raise RouterAway(
                         f"no router answers at {self._url} ({error}); {START_ONE}"
                     ) from None
-                said = f"{type(error).__name__}: {error}"
+                failure = f"{type(error).__name__}: {error}"
                 if not self._is_waited_for:  # once, not for every request in flight
                     self._is_waited_for = True
                     click.echo(
-                        f"\n{self._url} does not answer ({said}); trying for up to "
+                        f"\n{self._url} does not answer ({failure}); trying for up to "
                         f"{PATIENCE_S / 60:.0f} min",
                         err=True,
                     )
@@ -197,13 +197,13 @@ class ServiceClient:
                 self._has_answered, self._is_waited_for = True, False
                 if answer.status_code == httpx.codes.OK:
                     return answer
-                said = _message(answer)
+                failure = _message(answer)
                 if answer.status_code not in TRANSIENT:
-                    raise RequestRefused(said, answer.status_code)
+                    raise RequestRefused(failure, answer.status_code)
                 wait_s = max(wait_s, _retry_after_s(answer))
             if time.monotonic() + wait_s > until_s:
                 raise RouterAway(
-                    f"no answer from {self._url} for {PATIENCE_S:.0f} s; the last was: {said}"
+                    f"no answer from {self._url} for {PATIENCE_S:.0f} s; the last was: {failure}"
                 )
             await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)

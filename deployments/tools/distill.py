@@ -135,8 +135,8 @@ async def general_start(
 
     tokens, recipe = words.tokens(texts), general_recipe(len(texts))
     made = tokenizer(tokens)
-    said = "\0".join([repr(recipe), str(teacher.space), *tokens, *texts])
-    digest = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    identity = "\0".join([repr(recipe), str(teacher.space), *tokens, *texts])
+    digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
     kept = None if work is None else work / f"general-{digest}.pt"
     if kept is not None and kept.exists():
         network = Network.load(kept)

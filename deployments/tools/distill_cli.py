@@ -102,13 +102,13 @@ class DistillTask(NamedTuple):
     type=click.IntRange(0),
     default=MOST_WORDS,
     show_default=True,
-    help="How many of these at most: each is a row of the file.",
+    help="Maximum number of words; each adds a row to the file.",
 )
 @click.option(
     "--fingerprint",
     "fingerprint_file",
     type=FILE,
-    help="Of the teacher, where --base-url is no router.",
+    help="Fingerprint of the teacher; needed if --base-url is not a router.",
 )
 @click.option("-o", "--output", required=True, type=FOLDER, metavar="FOLDER")
 @click.option("--json", "as_json", is_flag=True, help="What the student keeps, as JSON.")
@@ -253,7 +253,7 @@ def _write(job: DistillTask, made: Distilled, as_json: bool) -> None:
     file = job.output / "student.npz"
     students.save(made.student, file)
     about = made.student.about
-    said = {
+    figures = {
         "space": str(about.space),
         "tokens": about.tokens,
         "general_texts": about.general_texts,
@@ -265,8 +265,8 @@ def _write(job: DistillTask, made: Distilled, as_json: bool) -> None:
         "file": str(file),
     }
     if about.proof is not None:
-        said |= {"judged_by": about.proof.judged_by, **proof_report.as_json(about.proof)}
-    (job.output / "report.json").write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2))
+        figures |= {"judged_by": about.proof.judged_by, **proof_report.as_json(about.proof)}
+    (job.output / "report.json").write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2))
     plot = (
         None
         if about.proof is None
@@ -275,7 +275,7 @@ def _write(job: DistillTask, made: Distilled, as_json: bool) -> None:
         )
     )
     if as_json:
-        click.echo(orjson.dumps(said, option=orjson.OPT_INDENT_2))
+        click.echo(orjson.dumps(figures, option=orjson.OPT_INDENT_2))
         return
     click.echo("\n".join(report(made.student)))
     click.echo(f"wrote {file}{f' and {plot}' if plot else ''}")

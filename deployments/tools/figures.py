@@ -48,7 +48,7 @@ def labelled(drawn: str) -> str:
     return re.sub(r"<table>.*?</table>", table, drawn, flags=re.DOTALL)
 
 
-def svg(paint: Callable[[Any], None], height_in: float, told: str) -> str:
+def svg(paint: Callable[[Any], None], height_in: float, description: str) -> str:
     """Paint a figure and return it as SVG to embed in the page."""
     import html
 
@@ -60,7 +60,7 @@ def svg(paint: Callable[[Any], None], height_in: float, told: str) -> str:
 
     style = {
         "svg.fonttype": "none",
-        "svg.hashsalt": told,
+        "svg.hashsalt": description,
         "text.parse_math": False,  # a name from a file can contain `$`
         "font.size": 10,
         "text.color": INK,
@@ -99,7 +99,7 @@ def svg(paint: Callable[[Any], None], height_in: float, told: str) -> str:
     svg = re.sub(r"font: (?:bold |700 )?([\d.]+)px [^;\"]+", _font, svg)
     for stands, colour in COLOURS.items():
         svg = svg.replace(stands, colour)
-    label = html.escape(told)
+    label = html.escape(description)
     opening = re.search(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', svg)
     assert opening is not None
     return f'<svg viewBox="{opening[1]}" role="img" aria-label="{label}">' + svg[opening.end() :]

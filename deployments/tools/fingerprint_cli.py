@@ -38,7 +38,7 @@ from router.fingerprint import Probe
 @click.option(
     "--api-key",
     envvar="EMBEDDING_ROUTER_API_KEY",
-    help="For --base-url; or EMBEDDING_ROUTER_API_KEY.",
+    help="API key for --base-url; default: EMBEDDING_ROUTER_API_KEY.",
 )
 @click.option("--json", "as_json", is_flag=True, help="What was written, as JSON.")
 def main(
@@ -64,8 +64,8 @@ def main(
     except (EngineError, RequestRefused, RouterAway, FileNotFoundError) as error:
         raise click.ClickException(f"{model}: {error}") from None
     if as_json:
-        told = {"model": model, "file": str(output), **made._asdict()}
-        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        report = {"model": model, "file": str(output), **made._asdict()}
+        click.echo(orjson.dumps(report, option=orjson.OPT_INDENT_2))
         return
     click.echo(f"{model}: {made.probes} probes, {made.dimensions} dimensions, {made.digest}")
     click.echo(

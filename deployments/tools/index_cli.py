@@ -106,7 +106,7 @@ def main(
     """Embed a collection's documents in each of its spaces: Parquet with `id` and `vector`, ready
     for your database.
 
-    Each space gets a folder, DIR/MODEL/DIMENSIONS. Everything goes on the bulk lane, which yields
+    Each space gets a folder, DIR/MODEL/DIMENSIONS. Everything is sent as bulk requests, which yield
     to all other requests. Kill it at any moment and start it again with the same options: every
     text ends there exactly once. With --queries it measures what a search in each other space keeps
     of a search in the best one, and writes DIR/proof.json, which the config names as the
@@ -138,7 +138,7 @@ async def _index(client: ServiceClient, job: IndexOptions, as_json: bool) -> Non
         found = await collection_of(client, job.collection)
         _check(job, found)
         written: dict[str, Parts] = {}
-        said: list[dict[str, Any]] = []
+        summaries: list[dict[str, Any]] = []
         for space in found.spaces:
             folder = job.output / space
             parts = await write_space(
@@ -146,7 +146,9 @@ async def _index(client: ServiceClient, job: IndexOptions, as_json: bool) -> Non
             )
             written[space] = parts
             rows, files = parts.manifest.rows, len(parts.ranges())
-            said.append({"space": space, "folder": str(folder), "vectors": rows, "files": files})
+            summaries.append(
+                {"space": space, "folder": str(folder), "vectors": rows, "files": files}
+            )
             if not as_json:
                 click.echo(f"{folder}: {rows} vectors of {space} in {files} files")
         compared = None
@@ -158,7 +160,7 @@ async def _index(client: ServiceClient, job: IndexOptions, as_json: bool) -> Non
     if as_json:
         body = {
             "collection": job.collection,
-            "spaces": said,
+            "spaces": summaries,
             "proof": None if compared is None else _as_plain(job, compared),
         }
         click.echo(json.dumps(body, indent=2))

@@ -79,12 +79,13 @@ def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
             if different := [
                 key for key, value in asdict(manifest).items() if before.get(key) != value
             ]:
-                said = "; ".join(
+                differences = "; ".join(
                     f"{key} was {before.get(key)!r} and is {getattr(manifest, key)!r}"
                     for key in different
                 )
                 raise MigrationError(
-                    f"{folder} holds another index ({said}); choose another folder or remove it"
+                    f"{folder} holds another index ({differences}); choose another folder or "
+                    "remove it"
                 )
         else:
             write_whole(
@@ -212,7 +213,7 @@ async def _embedded(
                 "take it out" if options.get("truncate") == "end" else "go on with --truncate end"
             )
             raise MigrationError(
-                f"text {texts[0].id!r} cannot be embedded: {error}. Mend it, or {then}; what is "
+                f"text {texts[0].id!r} cannot be embedded: {error}. Fix it, or {then}; what is "
                 "done is kept"
             ) from None
         half = len(texts) // 2

@@ -99,7 +99,7 @@ def main(
     """Embed a collection's documents in another space, while it goes on being served in its old
     one.
 
-    Everything goes on the bulk lane, which yields to all other requests. Kill it at any moment and
+    Everything is sent as bulk requests, which yield to all others. Kill it at any moment and
     start it again with the same options: nothing is lost and nothing is done twice. At the end it
     compares what the old and the new index find for your queries, and says what to change in the
     config.
@@ -129,7 +129,7 @@ async def _migrate(client: ServiceClient, job: MigrateOptions, as_json: bool) ->
         moving, proof = await _moving(client, job.collection, job.target)
         parts = await write_space(client, job.target, proof, job.corpus, job.pace, job.output)
         rows = parts.manifest.rows
-        told: dict[str, Any] = {
+        summary: dict[str, Any] = {
             "folder": str(job.output),
             "collection": job.collection,
             "old": moving.space,
@@ -148,11 +148,11 @@ async def _migrate(client: ServiceClient, job: MigrateOptions, as_json: bool) ->
             queries = list(read_texts(job.queries, job.corpus.text_field))
             found = await _compare(client, moving, parts, queries, documents, job.old)
             (job.output / "report.json").write_text(json.dumps(found, indent=1) + "\n")
-            told["report"] = found
+            summary["report"] = found
             if not as_json:
                 click.echo(_summary(found))
     if as_json:
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(summary, indent=2))
         return
     click.echo(
         f"load {job.output} into your index, and cut over with one change in the config "

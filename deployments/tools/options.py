@@ -51,7 +51,7 @@ def origin_options(
         click.option(
             "--api-key",
             envvar="EMBEDDING_ROUTER_API_KEY",
-            help="For --base-url; or EMBEDDING_ROUTER_API_KEY.",
+            help="API key for --base-url; default: EMBEDDING_ROUTER_API_KEY.",
         ),
     )
 

@@ -106,8 +106,8 @@ def _table(summary: Summary, policy: Path | None) -> Iterator[str]:
             "" if summary.changed else ", for the same reason"
         )
     for (old, new), reasons in summary.moved.items():
-        said = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        yield f"{old} -> {new}: {sum(reasons.values())} ({said})"
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        yield f"{old} -> {new}: {sum(reasons.values())} ({counts})"
     yield from _moved_texts(summary)
 
 

@@ -118,13 +118,13 @@ def decide(args: RouterArgs, body: bytes) -> bytes:
 def _table(answer: dict[str, Any], budget_ms: float | None) -> Iterator[str]:
     features, decision = answer["features"], answer["decision"]
     marks = [word for word in ("mixed", "code") if features[word]]
-    said = [
+    parts = [
         f"{features['tokens']} tokens",
         features["language"] or "language unknown",
         features["script"] or "no script",
         *marks,
     ]
-    yield f"text      {', '.join(said)}"
+    yield f"text      {', '.join(parts)}"
     if decision["model"] is None:
         yield f"decision  refused: {decision['reason']}"
     else:

@@ -48,7 +48,9 @@ class ModelReplicas(click.ParamType[tuple[str, int]]):
     "--trace", type=FILE, help="A whole trace, in the place of the scenario's part of it."
 )
 @click.option(
-    "--scale", type=click.FloatRange(min=0, min_open=True), help="Times as many requests."
+    "--scale",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Multiply the request rate by this factor.",
 )
 @click.option(
     "--replicas",
@@ -60,7 +62,7 @@ class ModelReplicas(click.ParamType[tuple[str, int]]):
 @click.option(
     "--gpu-hour",
     type=click.FloatRange(min=0),
-    help="What a device costs an hour, in any currency, in the place of the scenario's.",
+    help="Price of one device for an hour, in any currency, instead of the scenario's.",
 )
 @click.option("--no-plan", is_flag=True, help="Do not look for the cheapest replicas.")
 @click.option("--baselines", is_flag=True, help="Also simulate other policies, and the bounds.")

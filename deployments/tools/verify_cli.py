@@ -48,7 +48,7 @@ EXIT_CODES: dict[Verdict, int] = {"keep": 0, "bridge": 3, "migrate": 4}
     type=click.FloatRange(0, 1, min_open=True),
     default=FLOOR,
     show_default=True,
-    help="What a search must keep.",
+    help="Minimum share of search quality to keep.",
 )
 @click.option("--json", "as_json", is_flag=True, help="What was measured, as JSON.")
 @click.pass_context

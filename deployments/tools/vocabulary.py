@@ -33,11 +33,11 @@ def wordpieces(file: Path) -> list[str]:
 
     Raises ValueError for any other tokenizer.
     """
-    said = orjson.loads(file.read_bytes())
-    if said["model"].get("type", "WordPiece") != "WordPiece":
+    loaded = orjson.loads(file.read_bytes())
+    if loaded["model"].get("type", "WordPiece") != "WordPiece":
         raise ValueError(f"{file} is not a WordPiece tokenizer; name one with --vocabulary")
-    special = {token["content"] for token in said.get("added_tokens", ())}
-    ordered = sorted(said["model"]["vocab"].items(), key=lambda item: item[1])
+    special = {token["content"] for token in loaded.get("added_tokens", ())}
+    ordered = sorted(loaded["model"]["vocab"].items(), key=lambda item: item[1])
     return [token for token, _ in ordered if token not in special and not _is_reserved(token)]
 
 

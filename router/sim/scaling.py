@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from router.capacity import Autoscaler, Want, share_devices, together
+from router.capacity import Autoscaler, Want, combined, share_devices
 from router.sim.simulation import Simulation
 
 
@@ -40,7 +40,7 @@ class ByTokensScaler:
             ready = len(simulation.ready[model])
             target = ready + simulation.starting[model]
             wants[model] = self._policy.want(
-                model, together(asks), ready, target, bounds.least, bounds.most, now
+                model, combined(asks), ready, target, bounds.least, bounds.most, now
             )
         if self._devices is None:
             given = {model: want.replicas for model, want in wants.items()}

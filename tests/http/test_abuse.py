@@ -67,7 +67,7 @@ def test_a_long_instruction_is_refused_before_anything_is_built(
     answer = ask(prompted[0], path, json=body)
     assert error(answer) == (400, "invalid_value", "instruction")
     assert "limits.max_instruction_characters" in answer.json()["error"]["message"]
-    assert "may have 2000" in answer.json()["error"]["message"]
+    assert "the limit is 2000" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("model", ["minilm", "auto"])

@@ -314,13 +314,13 @@ def test_decisions_come_as_they_are_made_and_without_the_text(console: Open) -> 
     assert "nádraží" not in console.page.content()
 
 
-def test_the_lane_filter_keeps_bulk_out_of_sight(console: Open) -> None:
+def test_the_priority_filter_keeps_bulk_out_of_sight(console: Open) -> None:
     console.embed(input="for the night", priority="bulk")
     rows = console.page.locator("#decisions tr")
     expect(rows.filter(has_text="bulk").first).to_be_visible()
-    console.page.select_option("#lane", "interactive")
+    console.page.select_option("#shown-priority", "interactive")
     expect(rows.filter(has_text="bulk")).to_have_count(0)
-    console.page.select_option("#lane", "bulk")
+    console.page.select_option("#shown-priority", "bulk")
     expect(rows.filter(has_text="interactive")).to_have_count(0)
     expect(rows.first).to_contain_text("bulk")
 

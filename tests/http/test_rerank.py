@@ -302,7 +302,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "documents[0] has the key 'title', and only text is read; put all of it into text": {
         "documents": [{"title": "t"}]
     },
-    "documents has 1001 items and a request may have 1000 (limits.max_documents); send those that "
+    "documents has 1001 items; the limit is 1000 (limits.max_documents); send those that "
     "a first search ranks highest": {"documents": ["a"] * 1001},
     "top_n must be greater than or equal to 1, it is 0": {"top_n": 0},
     "top_n must be a valid integer, it is '1'": {"top_n": "1"},
@@ -314,7 +314,7 @@ REFUSED: dict[str, dict[str, Any]] = {
         "model": "quick",
         "score": "raw",
     },
-    "instruction has 2001 characters and may have 2000 (limits.max_instruction_characters); "
+    "instruction has 2001 characters; the limit is 2000 (limits.max_instruction_characters); "
     "shorten it, or put it into the texts": {"instruction": "x" * 2001},
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.launched import ROOT
-from tests.support.not_run import listed
+from tests.support.not_run import LIST_FILE, listed
 from tests.support.side_by_side import scope_of
 
 SKIPPED = """
@@ -25,10 +25,15 @@ def test_quick(): pass
 """
 
 
-def run(folder: Path, *options: str, ci: bool) -> "subprocess.CompletedProcess[str]":
+def run(
+    folder: Path, *options: str, ci: bool, list_file: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
     # The tests inside need no other plugin than those that `options` name.
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
     environment.pop("CI", None)
+    environment.pop(LIST_FILE, None)
+    if list_file is not None:
+        environment[LIST_FILE] = str(list_file)
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "tests.support.not_run",
          "-c", str(folder / "pytest.ini"), *options],
@@ -51,6 +56,17 @@ def test_the_summary_says_what_was_not_run_and_how_to_run_it(folder: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 skipped: the tool is not installed: `make system` installs it" in done.stdout
     assert "1 marked long: make test-long" in done.stdout
+
+
+def test_a_file_collects_the_lists_of_several_runs(folder: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "not-run"
+    for _ in range(2):
+        done = run(folder, "-m", "not long", ci=False, list_file=listing)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "marked long" not in done.stdout
+    lines = listing.read_text().splitlines()
+    assert lines.count("1 marked long: make test-long") == 2
+    assert len(lines) == 4
 
 
 def test_a_test_with_two_marks_is_run_by_the_command_of_the_longest(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A pytest plugin that lists skipped tests and the commands that run them; in CI, fail on a skip
-that `tests/skips.toml` does not list.
+that `tests/skips.toml` does not list. `make test` names a file for the lists of its two runs, and
+prints it at the end.
 """
 
 import os
@@ -16,6 +17,7 @@ SKIPS = Path(__file__).parents[1] / "skips.toml"
 COMMANDS = {"long": "make test-long", "models": "make test"}
 OTHERWISE = "make test without -m and -k"
 
+LIST_FILE = "NOT_RUN_FILE"  # the environment variable with the file; else the list is printed
 _OUTPUT = "deselected"  # what a worker hands to the process that started it
 
 _deselected = pytest.StashKey[Counter[str]]()
@@ -74,7 +76,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
     yield
     lines = _lines(config)
-    if lines:
+    if file := os.environ.get(LIST_FILE):
+        with Path(file).open("a", encoding="utf-8") as listing:
+            listing.writelines(f"{line}\n" for line in lines)
+    elif lines:
         terminalreporter.section("not run")
         for line in lines:
             terminalreporter.line(line)

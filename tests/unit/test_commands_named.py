@@ -23,7 +23,11 @@ from router.cli import main as own_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS: dict[str, click.Command] = {"embedding-router": own_cli, "serve": serve_cli, "ray": ray_cli}
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    ROOT / "requirements" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 CONFIGS = [ROOT / "cluster.yaml", *sorted((ROOT / "configs").rglob("*.yaml"))]
 IMAGES = [ROOT / "Dockerfile", ROOT / "Dockerfile.cpu"]
 # the checkout where it lies in an image or on a node

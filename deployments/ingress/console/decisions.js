@@ -1,14 +1,14 @@
 // The last decisions as they come. Each poll may reach another router: it brings the cursor of every router it has seen.
 import { $, Refused, call, cell, clock, count, el, fill, known, ms, notice, row, setText, t } from "./page.js";
 
-const SHOWN = 40, KEPT = 400; // bulk requests come by the hundred: those of the other lane must outlive them
+const SHOWN = 40, KEPT = 400; // bulk requests come by the hundred: interactive ones must outlive them
 
 const cursors = new Map();
 let decisions = [], missed = 0, routers = 0;
 const rows = new Map();
 
 export function start() {
-  $("lane").addEventListener("change", render);
+  $("shown-priority").addEventListener("change", render);
 }
 
 export async function poll() {
@@ -31,8 +31,8 @@ export async function poll() {
 }
 
 export function render() {
-  const lane = $("lane").value;
-  const shown = decisions.filter((one) => !lane || one.priority === lane).slice(0, SHOWN);
+  const priority = $("shown-priority").value;
+  const shown = decisions.filter((one) => !priority || one.priority === priority).slice(0, SHOWN);
   const now = new Set(shown.map((one) => one.id));
   for (const [id, node] of rows) if (!now.has(id)) { node.remove(); rows.delete(id); }
   shown.forEach((one, place) => {
@@ -65,7 +65,7 @@ const COLUMNS = [
   ["decisions.language", "", (d) => [
     d.language ?? d.script ?? "–", d.mixed && chip(t("decisions.mixed")), d.code && chip(t("decisions.code")),
   ]],
-  ["decisions.lane", "", (d) => [known(`lane.${d.priority}`, d.priority)]],
+  ["decisions.priority", "", (d) => [known(`priority.${d.priority}`, d.priority)]],
   ["decisions.asked", "", (d) => [d.tier ?? t("decisions.pinned")]],
   ["decisions.model", "name", (d) => [d.model ?? t("decisions.refused"), d.degraded && chip(t("decisions.degraded"), "warn")]],
   ["decisions.reason", "reason", (d) => [el("span", { title: d.reason }, because(d.reason))]],

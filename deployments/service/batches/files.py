@@ -189,9 +189,7 @@ class Upload:
         """Append bytes. Raises RequestTooLarge."""
         self.size += len(data)
         if self.size > self._most_bytes:
-            raise RequestTooLarge(
-                self._most_bytes, "a file may have no more (limits.max_file_bytes): upload several"
-            )
+            raise RequestTooLarge(self._most_bytes, "upload several files (limits.max_file_bytes)")
         if self.size > self._room_at_start:
             raise self._full
         self._stream.write(data)

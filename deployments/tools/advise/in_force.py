@@ -249,8 +249,8 @@ class _Rest:
                     self._caution(f"{kind}-not-settled", {kind: True}, default, why)
 
     def _caution(self, name: str, when: dict[str, Any], floor: str, why: str) -> None:
-        said = f"{CAUTION}: {why}; take this rule out if it costs too much"
-        self._add(Found(name, when, self._search.tier[floor], floor, said, None, "caution"))
+        explanation = f"{CAUTION}: {why}; take this rule out if it costs too much"
+        self._add(Found(name, when, self._search.tier[floor], floor, explanation, None, "caution"))
 
     def _is_over(self, rule: Found, floor: str) -> bool:
         """Whether a rule raises to `floor` or above; an unmeasured model counts as above."""

@@ -127,11 +127,11 @@ def _against(data: Mapping[str, Any], key: str, label: str, budget: float | None
                 color=PLAIN,
             )
 
-    told = "; ".join(
+    description = "; ".join(
         f"{model['name']}: {number(model['quality'])} points, {number(model[key])}"
         for model in models
     )
-    return svg(paint, 3.4, f"Quality against {label}. {told}")
+    return svg(paint, 3.4, f"Quality against {label}. {description}")
 
 
 def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -180,12 +180,14 @@ def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
         axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"points, {names[-1]}\nless {names[-2]}")
         axes.grid(visible=False, axis="y")
 
-    told = "; ".join(
+    description = "; ".join(
         f"{label}: {one['points']:+.1f}, {one['low']:+.1f} to {one['high']:+.1f}"
         for label, _, _, one in rows
     )
     return svg(
-        paint, 1.3 + 0.27 * len(rows), f"Points that {names[-1]} has over {names[-2]}. {told}"
+        paint,
+        1.3 + 0.27 * len(rows),
+        f"Points that {names[-1]} has over {names[-2]}. {description}",
     )
 
 
@@ -216,5 +218,7 @@ def _sizes(data: Mapping[str, Any], names: Sequence[str]) -> str:
         axes.set(xscale="log", xlabel="GB per million vectors (float32)", ylabel="quality, points")
         axes.margins(0.15, 0.25)
 
-    told = "; ".join(f"{row['model']} at {row['size']}: {number(row['quality'])}" for row in rows)
-    return svg(paint, 3.0, f"Quality against the size of an index. {told}")
+    description = "; ".join(
+        f"{row['model']} at {row['size']}: {number(row['quality'])}" for row in rows
+    )
+    return svg(paint, 3.0, f"Quality against the size of an index. {description}")

@@ -52,7 +52,7 @@ def estimate(plan: AdvisePlan, output: Path) -> list[RemainingWork]:
 async def embed_all(
     client: ServiceClient, plan: AdvisePlan, output: Path, batch: int, in_flight: int
 ) -> None:
-    """Embed the missing texts with every model, from small to large, on the bulk lane.
+    """Embed the missing texts with every model, from small to large, as bulk requests.
 
     Raises AdviseError if a model is not the one that made the existing vectors.
     """

@@ -58,12 +58,12 @@ def verdict(
     if routed is None:
         return head + ".", more
     top, low = always[largest], always[next(iter(always))]
-    said = (
+    routing_line = (
         f"By routing.yaml these texts have {routed.quality:.1f} points at {_share(routed, top)} of "
         f"the device time of {top.name} ({top.quality:.1f})"
     )
     if fair is not None:
-        said += (
+        routing_line += (
             f"; by rules made from half of them, the other half has {fair.quality:.1f}, "
             f"{_compared(fair, top)}"
         )
@@ -81,7 +81,7 @@ def verdict(
         )
     if derived.default_choice is None:
         return head + ".", [*more, own]
-    return f"{head}. {said}.", [*more, own]
+    return f"{head}. {routing_line}.", [*more, own]
 
 
 def _share(one: PolicyOutcome, top: PolicyOutcome) -> str:

@@ -66,8 +66,8 @@ def _line(data: Mapping[str, Any], key: str, label: str, times: float, colour: s
         axes.margins(0.02, 0.15)
 
     values = [times * one[key] for one in moments]
-    told = f"from {min(values):.1f} to {max(values):.1f}" if values else "nothing arrived"
-    return svg(paint, 2.6, f"{label} over time, simulated: {told}")
+    description = f"from {min(values):.1f} to {max(values):.1f}" if values else "nothing arrived"
+    return svg(paint, 2.6, f"{label} over time, simulated: {description}")
 
 
 def _devices(data: Mapping[str, Any]) -> str:
@@ -115,5 +115,7 @@ def _degraded(data: Mapping[str, Any]) -> str:
         axes.set(xlabel="requests, simulated")
         axes.grid(visible=False, axis="y")
 
-    told = "; ".join(f"{label} {one['requests']}" for label, one in zip(labels, rows, strict=True))
-    return svg(paint, 1.2 + 0.27 * len(rows), f"Degraded requests, simulated: {told}")
+    description = "; ".join(
+        f"{label} {one['requests']}" for label, one in zip(labels, rows, strict=True)
+    )
+    return svg(paint, 1.2 + 0.27 * len(rows), f"Degraded requests, simulated: {description}")

@@ -49,7 +49,7 @@ def test_every_word_is_used_and_every_used_one_exists() -> None:
     assert set(PREFIXES) == {
         "code.",
         "encoder.",
-        "lane.",
+        "priority.",
         "outcome.",
         "reason.",
         "sides.",

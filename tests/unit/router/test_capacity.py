@@ -9,10 +9,10 @@ from router.capacity import (
     DemandReport,
     ServiceRate,
     Want,
+    combined,
     learned,
     needed_replicas,
     share_devices,
-    together,
 )
 
 
@@ -66,7 +66,7 @@ def test_routers_add_up_and_the_busiest_knows_the_rate() -> None:
         DemandReport(900.0, 100.0, 50.0, 1000.0, 0.5, 20.0),
         DemandReport(0.0, 0.0, 0.0, 9.0, 0.5, 20.0),
     )
-    both = together([busy, idle])
+    both = combined([busy, idle])
     assert (both.offered, both.shadow, both.backlog_tokens) == (900.0, 100.0, 50.0)
     assert both.tokens_per_s == pytest.approx(1000.0)
     assert (both.devices, both.start_s) == (0.5, 20.0)
@@ -93,6 +93,6 @@ def test_a_report_has_what_the_last_start_took() -> None:
     assert learned(report, phases).started_s == 51.0
     assert learned(report, None) == report
     assert learned(report, {}) == report
-    both = together([report, learned(report, phases), learned(report, {"load": 7.0})])
+    both = combined([report, learned(report, phases), learned(report, {"load": 7.0})])
     assert both.started_s == 51.0
-    assert together([report]).started_s is None
+    assert combined([report]).started_s is None

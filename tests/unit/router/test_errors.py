@@ -67,12 +67,6 @@ def test_every_code_of_the_contract_has_one_class_and_no_class_is_outside_it() -
     assert {type(error) for error in EXAMPLES} == set(classes)
 
 
-def test_the_drawing_at_the_top_of_the_file_is_the_tree() -> None:
-    lines = [line.split() for line in (errors.__doc__ or "").splitlines() if "── " in line]
-    drawn = {name: (int(status), code) for _, name, status, code, *_ in lines}
-    assert drawn == {type(error).__name__: (error.status, error.code) for error in EXAMPLES}
-
-
 @by_code
 def test_the_body_has_all_four_keys_and_says_something(error: RouterError) -> None:
     body = json.loads(render(error))

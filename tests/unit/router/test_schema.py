@@ -110,8 +110,8 @@ def test_texts_arrive_in_order(texts: Any, items: int) -> None:
         ([1, -1], "input holds a token id that is not between 0 and 2147483647"),
         ([[5], [2**31]], "input[1] holds a token id that is not between"),
         ([10**40], "input holds a token id that is not between"),
-        (["x"] * 2049, "input has 2049 items and a request may have 2048"),
-        ([[1]] * 2049, "input has 2049 items and a request may have 2048"),
+        (["x"] * 2049, "input has 2049 items; the limit is 2048"),
+        ([[1]] * 2049, "input has 2049 items; the limit is 2048"),
     ],
     ids=lambda value: str(value)[:40],
 )

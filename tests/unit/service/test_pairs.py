@@ -110,7 +110,7 @@ async def test_a_query_has_the_limit_of_tokens_and_is_not_read_beyond_it() -> No
     with pytest.raises(MaxTokensPerRequest) as caught:
         await read(reader, "cosine")
     assert caught.value.param == "query"
-    assert caught.value.message.startswith("there are more than 1000 tokens in query")
+    assert caught.value.message.startswith("query has more than 1000 tokens")
     assert tokenizer.characters < len(LONG) / 4
 
 

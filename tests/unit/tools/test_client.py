@@ -141,5 +141,5 @@ def test_only_what_is_refused_for_its_texts_is_taken_apart(
     assert (
         said == "no"
         if asked == 1
-        else said.startswith("text 'id 0' cannot be embedded: no. Mend it, or take it out")
+        else said.startswith("text 'id 0' cannot be embedded: no. Fix it, or take it out")
     )
