@@ -21,6 +21,7 @@ pytestmark = pytest.mark.models
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "search.md").read_text()
 SCIFACT = "tests/data/language/scifact-mini.json"
+FINGERPRINT = "configs/fingerprints/all-minilm-l6-v2.json"
 PAPERS = 40
 ARGS: dict[str, Any] = {
     "models": {
@@ -68,6 +69,8 @@ def test_a_person_gets_from_a_corpus_to_routed_search(
     exec(corpus.replace(SCIFACT, str(ROOT / SCIFACT)), names)  # the page's own lines
     relevant = {paper["title"]: id for id, paper in names["papers"].items()}
     args = asyncio.run(with_fingerprints(ARGS, tmp_path))
+    # the page's student is of the shipped one
+    args["models"]["all-minilm-l6-v2"]["fingerprint"] = str(ROOT / FINGERPRINT)
     first, second, third = collections()
     with served({**args, "collections": first}) as (url, _):
         run_at(url, "index")
