@@ -5,6 +5,7 @@ Its input is prepared exactly as in the router.
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 
@@ -60,8 +61,9 @@ class Offline:
         side: Side,
         instruction: str | None = None,
         done: Callable[[int], object] = lambda texts: None,
+        truncate: Literal["end", "start"] = "end",
     ) -> Vectors:
-        """Return (texts, own size) vectors in order; texts that are too long are cut at their end.
+        """Return (texts, own size) vectors in order; texts that are too long are cut.
 
         `done` is called with the number of texts of each batch. Raises EngineError naming the text
         that cannot be embedded.
@@ -74,7 +76,7 @@ class Offline:
             places = order[start : start + TEXTS_A_BATCH]
             some = [texts[place] for place in places]
             prepared = self.preparer.prepare(some, side, instruction, [self.model])[self.model]
-            prepared, _ = self.preparer.cut(prepared, some, self.model, "end", instruction)
+            prepared, _ = self.preparer.cut(prepared, some, self.model, truncate, instruction)
             made = await self.engine.embed(
                 Batch(ids=prepared.ids, texts=prepared.texts, input_type=prepared.side)
             )

@@ -12,11 +12,12 @@ needed anyway.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from deployments.tools.corpus import Text
+from deployments.tools.corpus import Text, read_judgements, read_some, read_texts
 from deployments.tools.errors import ToolError
 from deployments.tools.vector_store import Embed
 from router.adapters import Adapter, Method, fit, project
@@ -30,6 +31,7 @@ from router.space import fit as cut
 
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 1000
 FEWEST_QUERIES = 10  # below this nothing is measured
+FEWEST_TO_HOLD_OUT = round(FEWEST_QUERIES / HELD_OUT_SHARE)
 FEWEST_OF_A_LANGUAGE = 20
 TRIED_FOR_SIDES = 4  # texts that show whether a model embeds queries and documents alike
 
@@ -48,6 +50,18 @@ class Material(NamedTuple):
     judgements: Mapping[str, set[str]] | None
 
 
+def read_material(texts: Path, queries: Path | None, qrels: Path | None, field: str) -> Material:
+    """Read files of texts, queries and judgements, and collect `material` from them.
+
+    Raises AlignError as that does, and CorpusError.
+    """
+    return material(
+        read_some(texts, field),
+        None if queries is None else list(read_texts(queries, field)),
+        None if qrels is None else read_judgements(qrels),
+    )
+
+
 def material(
     texts: list[Text], queries: list[Text] | None, judgements: Mapping[str, set[str]] | None
 ) -> Material:
@@ -56,6 +70,11 @@ def material(
     Raises AlignError if too few queries are left.
     """
     if queries is None:
+        if len(texts) < FEWEST_TO_HOLD_OUT:
+            raise AlignError(
+                f"a tenth of your {len(texts)} texts would be the queries; give at least "
+                f"{FEWEST_TO_HOLD_OUT} texts, or --queries"
+            )
         held = min(int(len(texts) * HELD_OUT_SHARE), MOST_HELD_OUT)
         places = set(np.linspace(0, len(texts) - 1, held, dtype=np.int64).tolist())
         queries = [text for place, text in enumerate(texts) if place in places]

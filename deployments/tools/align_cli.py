@@ -10,9 +10,8 @@ from tqdm import tqdm
 
 from deployments.launch.serve_config import application
 from deployments.tools import proof_report
-from deployments.tools.align import Material, Remembering, align, material
+from deployments.tools.align import Material, Remembering, align, read_material
 from deployments.tools.client import ServiceClient
-from deployments.tools.corpus import read_judgements, read_texts
 from deployments.tools.options import (
     FILE,
     check_judgements,
@@ -86,11 +85,7 @@ def main(
     check_origin(path, base_url)
     check_judgements(queries, qrels)
     with errors_shown():
-        given = material(
-            list(read_texts(texts, text_field)),
-            None if queries is None else list(read_texts(queries, text_field)),
-            None if qrels is None else read_judgements(qrels),
-        )
+        given = read_material(texts, queries, qrels, text_field)
         with tqdm(
             disable=None, total=2 * (len(given.fitted) + len(given.queries)), unit="text"
         ) as bar:

@@ -159,15 +159,21 @@ class ServiceClient:
     async def embed_plain(self, texts: Sequence[str], model: str) -> Vectors:
         """Embed texts with only the options that every OpenAI-compatible server has.
 
-        Raises RequestRefused or RouterAway.
+        Raises RequestRefused, also for another number of vectors than texts, or RouterAway.
         """
         body = orjson.dumps({"input": list(texts), "model": model})
         answer = await self._patiently(lambda: self._http.post("/v1/embeddings", content=body))
         try:
             rows = sorted(answer.json()["data"], key=lambda row: int(row["index"]))
-            return np.array([row["embedding"] for row in rows], np.float32)
+            vectors = np.array([row["embedding"] for row in rows], np.float32)
         except (ValueError, KeyError, TypeError):
             raise RequestRefused(f"{self._url}/v1/embeddings did not answer embeddings") from None
+        if len(vectors) != len(texts):
+            raise RequestRefused(
+                f"{self._url}/v1/embeddings answered {len(vectors)} embeddings for {len(texts)} "
+                "texts"
+            )
+        return vectors
 
     async def _patiently(self, send: "Callable[[], Any]") -> httpx.Response:
         """Call `send` until it succeeds, with growing pauses while the router is away or busy.

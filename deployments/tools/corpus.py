@@ -52,6 +52,13 @@ def read_rows(path: Path, text_field: str = "text") -> Iterator[dict[str, Any]]:
         yield row
 
 
+def read_some(path: Path, text_field: str = "text") -> list[Text]:
+    """Read all texts of a file as `read_texts` does. Raises CorpusError if it has none."""
+    if not (texts := list(read_texts(path, text_field))):
+        raise CorpusError(f"{path} has no texts")
+    return texts
+
+
 def count_rows(path: Path) -> int:
     """Count the rows of a file; reads all of a JSONL file and only the footer of a Parquet file."""
     if path.suffix == ".parquet":
@@ -63,18 +70,18 @@ def count_rows(path: Path) -> int:
 def read_judgements(path: Path) -> dict[str, set[str]]:
     """Read the relevant documents of each query.
 
-    Lines are `query document score` or TREC's `query 0 document score`; a score of 0 means not
-    relevant. Raises CorpusError for any other line, except a first line, which can be a heading.
+    Lines are `query document score` or TREC's `query 0 document score`, split by `columns`; a score
+    of 0 means not relevant. Raises CorpusError for any other line, except a first line, which can
+    be a heading.
     """
     relevant: dict[str, set[str]] = {}
     with _opened(path) as lines:
         for number, line in enumerate(lines):
-            parts = line.split()
-            if not parts:
+            if not (parts := columns(line)):
                 continue
             try:
-                query, document, score = parts[0].decode(), parts[-2].decode(), float(parts[-1])
-            except (IndexError, ValueError):
+                query, document, score = _judgement(parts)
+            except ValueError:
                 if number == 0:
                     continue
                 raise CorpusError(
@@ -83,6 +90,22 @@ def read_judgements(path: Path) -> dict[str, set[str]]:
             if score > 0:
                 relevant.setdefault(query, set()).add(document)
     return relevant
+
+
+def columns(line: bytes) -> list[bytes]:
+    """Split a line at its tabs or, if it has none, at white space; a blank line has no columns.
+
+    Between tabs, ids can have spaces.
+    """
+    line = line.strip()
+    return [part.strip() for part in line.split(b"\t")] if b"\t" in line else line.split()
+
+
+def _judgement(parts: list[bytes]) -> tuple[str, str, float]:
+    """Return query, document and score. Raises ValueError."""
+    if len(parts) not in (3, 4):
+        raise ValueError(f"{len(parts)} columns")
+    return parts[0].decode(), parts[-2].decode(), float(parts[-1])
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -108,6 +108,12 @@ def sentences_of(documents: Sequence[Text]) -> list[Text]:
     return list(found.values())
 
 
+def in_collection(texts: Sequence[str], given: Material) -> set[str]:
+    """Return those of `texts` that equal a document of the collection, a sentence or a query."""
+    own = sentences_of([*given.documents, *given.queries])
+    return {text.text for text in own}.intersection(texts)
+
+
 class Words(NamedTuple):
     """The vocabulary settings of a student."""
 

@@ -11,8 +11,8 @@ import orjson
 from tqdm import tqdm
 
 from deployments.tools import progress, proof_report
-from deployments.tools.align import AlignError, Material, Remembering, material
-from deployments.tools.corpus import CorpusError, read_judgements, read_rows, read_texts
+from deployments.tools.align import AlignError, Material, Remembering, read_material
+from deployments.tools.corpus import CorpusError, read_rows
 from deployments.tools.distill import (
     MOST_WORDS,
     Distilled,
@@ -23,6 +23,7 @@ from deployments.tools.distill import (
     distil_general,
     distil_own,
     general_start,
+    in_collection,
     start_of,
 )
 from deployments.tools.options import (
@@ -52,6 +53,20 @@ class General(NamedTuple):
 
     texts: list[str]
     licences: list[str]
+    left_out: int = 0  # texts that are also in the collection
+
+    def without(self, given: Material) -> "General":
+        """Leave out what is in the collection: it would be in the fit of a student that is judged
+        without it.
+
+        Raises CorpusError if nothing is left.
+        """
+        known = in_collection(self.texts, given)
+        rows = [row for row in zip(self.texts, self.licences, strict=True) if row[0] not in known]
+        if not rows:
+            raise CorpusError("no general text is left: all are in your documents or queries")
+        texts, licences = map(list, zip(*rows, strict=True))
+        return General(texts, licences, len(self.texts) - len(rows))
 
 
 class DistillTask(NamedTuple):
@@ -147,10 +162,12 @@ def main(
         raise click.UsageError("queries search documents: give --texts too")
     check_judgements(queries, qrels)
     with errors_shown(FileNotFoundError, ValueError):
+        given = None if texts is None else read_material(texts, queries, qrels, text_field)
+        many = _read_general(general, text_field) if general else None
         job = DistillTask(
             target,
-            _read_general(general, text_field) if general else None,
-            None if texts is None else _read_own(texts, queries, qrels, text_field),
+            many if many is None or given is None else many.without(given),
+            given,
             None if source is None else students.load(source),
             Words(wordpieces(resolve_path(vocabulary)), words),
             epochs,
@@ -170,14 +187,6 @@ def _read_general(files: Sequence[Path], text_field: str) -> General:
     if not rows:
         raise CorpusError(f"{files[0]} has no texts")
     return General([text for text, _ in rows], [licence for _, licence in rows])
-
-
-def _read_own(texts: Path, queries: Path | None, qrels: Path | None, field: str) -> Material:
-    return material(
-        list(read_texts(texts, field)),
-        None if queries is None else list(read_texts(queries, field)),
-        None if qrels is None else read_judgements(qrels),
-    )
 
 
 async def _distilled(
@@ -219,7 +228,8 @@ async def _stages(job: DistillTask, teacher: Teacher, work: Path) -> Distilled:
     start: Start | None = None if job.source is None else start_of(job.source)
     if job.general is not None:
         with _Bar("training on general texts") as bar:
-            start = await general_start(teacher, job.words, *job.general, bar, work)
+            texts, licences, _ = job.general
+            start = await general_start(teacher, job.words, texts, licences, bar, work)
         general = await distil_general(teacher, start)
         job.output.mkdir(parents=True, exist_ok=True)
         students.save(general.student, job.output / "general.npz")
@@ -253,10 +263,12 @@ def _write(job: DistillTask, made: Distilled, as_json: bool) -> None:
     file = job.output / "student.npz"
     students.save(made.student, file)
     about = made.student.about
+    left_out = 0 if job.general is None else job.general.left_out
     figures = {
         "space": str(about.space),
         "tokens": about.tokens,
         "general_texts": about.general_texts,
+        "general_texts_left_out": left_out,
         "own_texts": about.own_texts,
         "licences": dict(about.licences),
         "overlap_at_10": about.overlap,
@@ -278,6 +290,10 @@ def _write(job: DistillTask, made: Distilled, as_json: bool) -> None:
         click.echo(orjson.dumps(figures, option=orjson.OPT_INDENT_2))
         return
     click.echo("\n".join(report(made.student)))
+    if left_out:
+        click.echo(
+            f"{left_out} general texts were left out: they are also in your documents or queries"
+        )
     click.echo(f"wrote {file}{f' and {plot}' if plot else ''}")
     if about.proof is None:
         click.echo(

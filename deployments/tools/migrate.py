@@ -33,6 +33,7 @@ from deployments.tools.errors import ToolError
 from router.arrays import Vectors
 
 VERSION = 2
+WHOLE = "none"  # texts that are too long are refused
 FOR_ITS_TEXTS = (400, 413)  # HTTP statuses that fewer or other texts can avoid
 
 
@@ -52,6 +53,8 @@ class Manifest:
     id_field: str | None
     rows: int
     part_rows: int
+    # where too long texts are cut; "none", as in folders that do not say it, may become any other
+    truncate: str = WHOLE
     version: int = VERSION
 
 
@@ -76,6 +79,8 @@ def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
         file = folder / "manifest.json"
         if file.exists():
             before = json.loads(file.read_text())
+            if before.get("truncate", WHOLE) == WHOLE:
+                before["truncate"] = manifest.truncate
             if different := [
                 key for key, value in asdict(manifest).items() if before.get(key) != value
             ]:
@@ -87,13 +92,18 @@ def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
                     f"{folder} holds another index ({differences}); choose another folder or "
                     "remove it"
                 )
-        else:
-            write_whole(
-                file, lambda path: path.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
-            )
+        write_whole(
+            file, lambda path: path.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+        )
         for unfinished in folder.glob("*.unfinished"):
             unfinished.unlink()
         yield Parts(folder, manifest)
+
+
+def truncate_of(folder: Path) -> str:
+    """Return where too long texts of a folder were cut; "none" if it does not say."""
+    file = folder / "manifest.json"
+    return str(json.loads(file.read_text()).get("truncate", WHOLE)) if file.exists() else WHOLE
 
 
 class Parts:

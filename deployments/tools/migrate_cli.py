@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deployments.tools.client import ServiceClient
-from deployments.tools.corpus import Text, read_texts
+from deployments.tools.corpus import Text, read_some
 from deployments.tools.migrate import MigrationError, Parts, read_vectors
 from deployments.tools.options import FILE, FOLDER, check_parquet, errors_shown, router_options
 from deployments.tools.writing import (
@@ -126,7 +126,9 @@ async def _migrate(client: ServiceClient, job: MigrateOptions, as_json: bool) ->
         job = job._replace(
             target=(await client.embed(["ready?"], space=job.target, input_type="document")).space
         )
+        queries = [] if job.queries is None else read_some(job.queries, job.corpus.text_field)
         moving, proof = await _moving(client, job.collection, job.target)
+        job.corpus.warn_of_repeated_ids()
         parts = await write_space(client, job.target, proof, job.corpus, job.pace, job.output)
         rows = parts.manifest.rows
         summary: dict[str, Any] = {
@@ -142,10 +144,9 @@ async def _migrate(client: ServiceClient, job: MigrateOptions, as_json: bool) ->
             click.echo(
                 f"{job.output}: {rows} vectors of {job.target} in {len(parts.ranges())} files"
             )
-        if job.queries is not None:
+        if queries:
             sampled = set(np.linspace(0, rows - 1, min(job.sample, rows), dtype=np.int64).tolist())
             documents = [text for row, text in enumerate(job.corpus.texts()) if row in sampled]
-            queries = list(read_texts(job.queries, job.corpus.text_field))
             found = await _compare(client, moving, parts, queries, documents, job.old)
             (job.output / "report.json").write_text(json.dumps(found, indent=1) + "\n")
             summary["report"] = found

@@ -7,7 +7,7 @@ server of `/v1/embeddings`.
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -19,11 +19,15 @@ from deployments.tools.client import RequestRefused, ServiceClient
 from router.arrays import Vectors
 from router.config import RouterArgs
 from router.fingerprint import digest_of, load
+from router.model_config import FingerprintConfig
 from router.schema import Side
 from router.space import Space
 from router.spaces import Catalogue
 
 TEXTS_A_REQUEST = 64
+MIN_COSINE: float = FingerprintConfig.model_fields["min_cosine"].default
+
+Cut = Literal["end", "start"]  # where texts that are too long are cut
 
 
 async def parse_space(origin: "Origin", text: str) -> Space:
@@ -43,9 +47,14 @@ async def parse_space(origin: "Origin", text: str) -> Space:
 class Configured:
     """The models of a config; each engine is started here when it is first needed."""
 
-    def __init__(self, args: RouterArgs, bar: "tqdm[None]", proves: bool = True) -> None:
+    sends_prompts = True
+
+    def __init__(
+        self, args: RouterArgs, bar: "tqdm[None]", proves: bool = True, truncate: Cut = "end"
+    ) -> None:
         """`proves`: a model that has a fingerprint must reproduce it."""
         self._args, self._bar, self._stack, self._proves = args, bar, AsyncExitStack(), proves
+        self._truncate = truncate
         self._running: dict[str, Offline] = {}
 
     async def __aenter__(self) -> None: ...
@@ -82,14 +91,18 @@ class Configured:
             offline = Offline(self._args, model, self._proves)
             self._running[model] = await self._stack.enter_async_context(offline)
         _expect(self._bar, model, len(texts))
-        return await self._running[model].embed(texts, side, done=self._bar.update)
+        return await self._running[model].embed(
+            texts, side, done=self._bar.update, truncate=self._truncate
+        )
 
 
 class Served:
     """The models of a running router."""
 
-    def __init__(self, client: ServiceClient, bar: "tqdm[None]") -> None:
-        self._client, self._bar = client, bar
+    sends_prompts = True
+
+    def __init__(self, client: ServiceClient, bar: "tqdm[None]", truncate: Cut = "end") -> None:
+        self._client, self._bar, self._truncate = client, bar, truncate
         self._rows: dict[str, dict[str, Any]] = {}
 
     async def __aenter__(self) -> None:
@@ -120,17 +133,21 @@ class Served:
         made = []
         for start in range(0, len(texts), TEXTS_A_REQUEST):
             some = texts[start : start + TEXTS_A_REQUEST]
-            made.append(
-                (
-                    await self._client.embed(some, model=model, input_type=side, truncate="end")
-                ).vectors
+            answer = await self._client.embed(
+                some, model=model, input_type=side, truncate=self._truncate
             )
+            made.append(answer.vectors)
             self._bar.update(len(some))
         return np.concatenate(made)
 
 
 class Hosted:
-    """One model of any server of `/v1/embeddings`, which need not be a router."""
+    """One model of any server of `/v1/embeddings`, which need not be a router.
+
+    Texts are sent as they are, without a prompt and however long.
+    """
+
+    sends_prompts = False
 
     def __init__(
         self, client: ServiceClient, model: str, fingerprint_file: Path | None, bar: "tqdm[None]"
@@ -141,6 +158,19 @@ class Hosted:
     async def __aenter__(self) -> None:
         probe = await self._client.embed_plain(["How many dimensions?"], self._model)
         self._size = probe.shape[1]
+        if self._file is not None:
+            await self._prove(self._file)
+
+    async def _prove(self, file: Path) -> None:
+        """Raise AlignError unless the texts of a fingerprint get the vectors of the fingerprint."""
+        stored = load(file)
+        texts = [probe.text for probe in stored.probes]
+        made = await self._client.embed_plain(texts, self._model)
+        if (wrong := stored.mismatch(made, MIN_COSINE)) is not None:
+            raise AlignError(
+                f"{self._model}: its vectors are not those of {file} ({wrong}); if the model has "
+                "prompts, distill through a router"
+            )
 
     async def __aexit__(self, *exc: object) -> None:
         await self._client.close()
@@ -188,18 +218,24 @@ async def origin_of(
     bar: "tqdm[None]",
     fingerprint_file: Path | None = None,
     proves: bool = True,
+    truncate: Cut = "end",
 ) -> Origin:
     """Return the source of vectors of `target`: engines started here, or a server.
 
-    `proves`: an engine must reproduce its fingerprint.
+    `proves`: an engine must reproduce its fingerprint. `truncate` holds for engines and routers.
     """
     if path is not None:
-        return Configured(application(path)[0], bar, proves)
-    return await served_by(ServiceClient(base_url or "", api_key), target, fingerprint_file, bar)
+        return Configured(application(path)[0], bar, proves, truncate)
+    client = ServiceClient(base_url or "", api_key)
+    return await served_by(client, target, fingerprint_file, bar, truncate)
 
 
 async def served_by(
-    client: ServiceClient, target: str, fingerprint_file: Path | None, bar: "tqdm[None]"
+    client: ServiceClient,
+    target: str,
+    fingerprint_file: Path | None,
+    bar: "tqdm[None]",
+    truncate: Cut = "end",
 ) -> Origin:
     """Return a router if the server is one, otherwise a plain server of embeddings."""
     try:
@@ -207,7 +243,7 @@ async def served_by(
     except RequestRefused:
         model = target.rpartition("/")[0] if target.rpartition("/")[2].isdecimal() else target
         return Hosted(client, model, fingerprint_file, bar)
-    return Served(client, bar)
+    return Served(client, bar, truncate)
 
 
 def _unknown(model: str) -> AlignError:

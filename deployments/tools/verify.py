@@ -9,6 +9,7 @@ If the search loses too much, a linear map from the new vectors to the stored on
 measured as in `align`, on texts left out of the fit.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,6 +28,7 @@ from router.space import Space
 
 FEWEST_TEXTS = 100  # with fewer texts there is no verdict
 SAME_COSINE: float = FingerprintConfig.model_fields["min_cosine"].default
+BRIDGE_TEXTS_A_DIMENSION = 1.5  # enough to fit a map, and to judge it on texts left out
 LOW_QUANTILE = 0.01  # this quantile of the cosines must reach SAME_COSINE
 
 Verdict = Literal["keep", "bridge", "migrate"]
@@ -90,7 +92,8 @@ def _spread(index: Path, columns: list[str], with_text: bool, most: int) -> list
                 f"{file} has no column {' and no column '.join(map(repr, missing))}; it has "
                 f"{', '.join(has) or 'none'}{hint}"
             )
-    count = sum(one.metadata.num_rows for one in opened)
+    if not (count := sum(one.metadata.num_rows for one in opened)):
+        raise CorpusError(f"{index} has no rows")
     places = set(np.linspace(0, count - 1, min(count, most), dtype=np.int64).tolist())
     rows: list[dict[str, Any]] = []
     at = 0
@@ -160,7 +163,13 @@ async def verify(sample: Sample, space: Space, now: Vectors, least: float) -> Ve
         try:
             bridged = await _bridged(sample, space, now)
         except AlignError as error:
-            why = str(error)
+            enough = math.ceil(BRIDGE_TEXTS_A_DIMENSION * space.dimensions)
+            why = (
+                f"{len(stored)} texts cannot tell {space.dimensions} dimensions apart; a --sample "
+                f"of {enough} texts can"
+                if len(stored) < enough
+                else str(error)
+            )
         verdict = "bridge" if bridged is not None and bridged.recall_low >= least else "migrate"
     return Verified(len(stored), cosines, kept, languages, bridged, why, verdict)
 

@@ -1,19 +1,19 @@
 """`embedding-router verify`: check an index against the model that serves its space now."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import orjson
-from tqdm import tqdm
 
 from deployments.tools import progress
 from deployments.tools.align import AlignError
+from deployments.tools.migrate import truncate_of
 from deployments.tools.options import FILE, check_origin, errors_shown, origin_options
-from deployments.tools.origins import origin_of, parse_space
+from deployments.tools.origins import Cut, Origin, origin_of, parse_space
 from deployments.tools.verify import FEWEST_TEXTS, Sample, Verdict, Verified, read_sample, verify
 from router.collection_config import CollectionConfig
 from router.proof import RetainedQuality
@@ -76,26 +76,27 @@ def main(
     with errors_shown():
         given = read_sample(index, texts, text_field, sample)
         with progress.bar(total=len(given.texts), unit="text") as bar:
-            found, space = asyncio.run(
-                _verified(path, base_url, api_key, given, target, min_recall, bar)
+            truncate: Cut = "start" if truncate_of(_folder(index)) == "start" else "end"
+            origin = origin_of(
+                path, base_url, api_key, target, bar, proves=False, truncate=truncate
             )
+            found, space, prompted = asyncio.run(_verified(origin, given, target, min_recall))
     if as_json:
         click.echo(orjson.dumps(as_plain(found, space, min_recall), option=orjson.OPT_INDENT_2))
     else:
-        click.echo("\n".join(report(found, space)))
+        click.echo("\n".join(report(found, space, prompted)))
     context.exit(EXIT_CODES[found.verdict])
 
 
+def _folder(index: Path) -> Path:
+    return index if index.is_dir() else index.parent
+
+
 async def _verified(
-    path: Path | None,
-    base_url: str | None,
-    api_key: str | None,
-    given: Sample,
-    target: str,
-    min_recall: float,
-    bar: "tqdm[None]",
-) -> tuple[Verified, Space]:
-    origin = await origin_of(path, base_url, api_key, target, bar, proves=False)
+    found: Awaitable[Origin], given: Sample, target: str, min_recall: float
+) -> tuple[Verified, Space, bool]:
+    """Return the verdict, the space, and whether the model got its prompts."""
+    origin = await found
     async with origin:
         space = await parse_space(origin, target)
         size = given.vectors.shape[1]
@@ -105,7 +106,8 @@ async def _verified(
                 f"{space.dimensions}: it is an index of another space"
             )
         made = await origin.embed(space.model, [text.text for text in given.texts], "document")
-        return await verify(given, space, fit(made, space.dimensions), min_recall), space
+        verdict = await verify(given, space, fit(made, space.dimensions), min_recall)
+        return verdict, space, origin.sends_prompts
 
 
 def as_plain(found: Verified, space: Space, min_recall: float) -> dict[str, Any]:
@@ -136,8 +138,8 @@ def _lost(kept: RetainedQuality) -> dict[str, Any]:
     }
 
 
-def report(found: Verified, space: Space) -> Iterator[str]:
-    """Format what was measured, and what to do."""
+def report(found: Verified, space: Space, prompted: bool = True) -> Iterator[str]:
+    """Format what was measured, and what to do; `prompted`: the model got its prompts."""
     middle, low, least = np.median(found.cosines), *np.quantile(found.cosines, [0.01, 0])
     yield f"{found.texts} texts of {space}, embedded again by what serves it now"
     yield (
@@ -149,9 +151,10 @@ def report(found: Verified, space: Space) -> Iterator[str]:
         yield f"  {name:8} {kept.queries:6d} texts  {_percent(kept)}"
     if found.bridged is not None:
         yield f"recall@10 lost over an adapter, left out of its fit: {_percent(found.bridged)}"
-    if found.not_bridged is not None:
-        yield f"no adapter was tried: {found.not_bridged}"
-    yield f"{found.verdict}: {_DO[found.verdict].format(space=space, model=space.model)}"
+    if not prompted and found.verdict != "keep":
+        yield "this server got no prompts: if the model has prompts, verify through a router"
+    untried = f"; a bridge was not tried: {found.not_bridged}" if found.not_bridged else ""
+    yield f"{found.verdict}: {_DO[found.verdict].format(space=space, model=space.model)}{untried}"
 
 
 _DO: dict[Verdict, str] = {

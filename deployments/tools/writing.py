@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
+import numpy as np
 
 from deployments.tools import progress
 from deployments.tools.client import ServiceClient
-from deployments.tools.corpus import Text, count_rows, read_texts
+from deployments.tools.corpus import CorpusError, Text, count_rows, read_texts
 from deployments.tools.migrate import Manifest, MigrationError, Parts, digest_of, fill, opened
 from deployments.tools.options import FILE, together
 
@@ -23,6 +24,19 @@ class Corpus(NamedTuple):
     def texts(self) -> Iterator[Text]:
         """Read the texts in the order of the file."""
         return read_texts(self.file, self.text_field, self.id_field)
+
+    def warn_of_repeated_ids(self) -> None:
+        """Say how many rows have an id that an earlier row has; hashes of the ids are held.
+
+        Parts of one document may share its id, so this is no error.
+        """
+        hashes = np.fromiter((hash(text.id) for text in self.texts()), np.int64)
+        if repeated := len(hashes) - len(np.unique(hashes)):
+            click.echo(
+                f"{repeated} rows have an id that an earlier row has; all rows are written, and "
+                "many databases keep one row of an id",
+                err=True,
+            )
 
 
 class SendOptions(NamedTuple):
@@ -123,7 +137,10 @@ async def write_space(
         corpus.id_field,
         count_rows(corpus.file),
         pace.part_rows,
+        pace.truncate,
     )
+    if manifest.rows == 0:
+        raise CorpusError(f"{corpus.file} has no texts")
     with opened(folder, manifest) as parts:
         rows, missing = manifest.rows, sum(map(len, parts.missing()))
         with progress.bar(total=rows, initial=rows - missing, unit="text", desc=space) as bar:

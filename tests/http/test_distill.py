@@ -4,12 +4,7 @@ import io
 import json
 import re
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +15,7 @@ from router import fingerprint, student
 from router.cli import main
 from tests.http.test_space_commands import TEXTS, WORDS, Project
 from tests.support.local_service import served
+from tests.support.plain_server import fingerprint_of, plain_server
 
 PIECES = [*WORDS, *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
 
@@ -48,46 +44,6 @@ def arguments(project: Project, *more: str) -> list[str]:
         project.path("student"),
         *more,
     ]
-
-
-class Plain(BaseHTTPRequestHandler):
-    """A server of embeddings and of nothing else; what it does not know it refuses."""
-
-    def do_GET(self) -> None:
-        self.send_error(404)
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        assert body.keys() == {"input", "model"}
-        rows = []
-        for text in body["input"]:
-            words = [
-                np.random.default_rng(list(word.encode())).standard_normal(16)
-                for word in text.split()
-            ]
-            rows.append(3.0 * np.sum(words, axis=0))
-        data = [{"index": place, "embedding": row.tolist()} for place, row in enumerate(rows)]
-        said = json.dumps({"data": data[::-1]}).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(said)))
-        self.end_headers()
-        self.wfile.write(said)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
-
-
-@contextmanager
-def plain_server() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Plain)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.mark.parametrize("origin", ["config", "router"])
@@ -166,7 +122,8 @@ def test_a_terminal_shows_each_training_from_nothing_to_all_with_the_time_left(
 def test_a_general_student_of_any_server_is_gone_on_from(project: Project) -> None:
     rows = ({"text": text, "licence": "MIT"} for text in TEXTS[::2])
     (project.folder / "general.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print_of = ["--fingerprint", project.path("plain.json")]
+    print_of = ["--fingerprint", project.path("bag.json")]
+    fingerprint.save(fingerprint_of(), project.folder / "bag.json")
     with plain_server() as url:
         to = ["--base-url", url, "--to", "bag", "--vocabulary", project.path("pieces.json")]
         refused = run(*to, "--general", project.path("general.jsonl"), "-o", project.path("g"))
@@ -199,6 +156,50 @@ def test_a_general_student_of_any_server_is_gone_on_from(project: Project) -> No
     assert "was fitted on texts of a collection" in again.output
 
 
+@pytest.mark.parametrize("other", ["another model", "another size", "a prompt"])
+def test_a_student_of_a_server_that_is_not_its_fingerprint_is_not_made(
+    project: Project, other: str
+) -> None:
+    made = fingerprint_of("query: ") if other == "a prompt" else fingerprint_of()
+    if other == "another model":
+        made = fingerprint.make("bag", made.probes, made.vectors[:, ::-1])
+    if other == "another size":
+        made = fingerprint.load(project.folder / "plain.json")
+    file = project.folder / "given.json"
+    fingerprint.save(made, file)
+    with plain_server() as url:
+        given = ["--base-url", url, "--to", "bag", "--fingerprint", str(file)]
+        texts = ["--texts", project.path("texts.jsonl")]
+        refused = run(*arguments(project), *given, *texts)
+    assert refused.exit_code == 1, refused.output
+    assert f"bag: its vectors are not those of {file}" in refused.output
+    assert "if the model has prompts, distill through a router" in refused.output
+    assert not (project.folder / "student").exists()
+
+
+def test_general_texts_that_are_in_the_collection_are_left_out(project: Project) -> None:
+    own = [f"The {text} is here to stay. Nobody saw the {text} before." for text in TEXTS[:150]]
+    found = ["a general text", own[0], "The river stone bread is here to stay.", *TEXTS[200:300]]
+    asked = [f"a question about {text}" for text in TEXTS[:20]]
+    for name, texts in {"own": own, "general": [*found, asked[3]], "asked": asked}.items():
+        rows = [json.dumps({"text": text}) + "\n" for text in texts]
+        (project.folder / f"{name}.jsonl").write_text("".join(rows))
+    project.args["models"]["plain"]["matryoshka"] = [128, 256]
+    project.write()
+    given = [
+        *("--config", project.path("config.yaml"), "--queries", project.path("asked.jsonl")),
+        *("--general", project.path("general.jsonl"), "--texts", project.path("own.jsonl")),
+    ]
+    made = run(*arguments(project), *given, "--json")
+    assert made.exit_code == 0, made.output
+    said = json.loads(made.stdout)
+    assert (said["general_texts"], said["general_texts_left_out"]) == (101, 3)
+    shown = run(*arguments(project), *given)
+    assert "3 general texts were left out: they are also in your documents or queries" in (
+        shown.output
+    )
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -208,13 +209,30 @@ def test_a_general_student_of_any_server_is_gone_on_from(project: Project) -> No
         (["--general", "{texts}", "--from", "{texts}"], "omit --general"),
         (["--texts", "{texts}", "--from", "{texts}"], "is not a student"),
         (["--texts", "{texts}", "--epochs", "0"], "needs epochs"),
-        (["--texts", "{few}"], "only 0 queries are there"),
+        (["--texts", "{few}"], "a tenth of your 1 texts would be the queries"),
+        (["--texts", "{none}"], "none.jsonl has no texts"),
+        (["--texts", "{none}", "--queries", "{texts}"], "none.jsonl has no texts"),
+        (["--general", "{few}", "--texts", "{more}"], "no general text is left"),
     ],
-    ids=["no texts", "qrels", "queries", "both", "not a student", "no epochs", "few texts"],
+    ids=[
+        "no texts",
+        "qrels",
+        "queries",
+        "both",
+        "not a student",
+        "no epochs",
+        "few texts",
+        "an empty file",
+        "an empty file with queries",
+        "general texts that are own ones",
+    ],
 )
 def test_what_cannot_be_distilled_is_refused(project: Project, more: list[str], said: str) -> None:
     (project.folder / "few.jsonl").write_text('{"text": "iron bread"}\n')
-    named = {"texts": project.path("texts.jsonl"), "few": project.path("few.jsonl")}
+    (project.folder / "none.jsonl").write_text("\n")
+    own = (project.folder / "texts.jsonl").read_text() + '{"text": "iron bread"}\n'
+    (project.folder / "more.jsonl").write_text(own)
+    named = {name: project.path(f"{name}.jsonl") for name in ("texts", "few", "none", "more")}
     filled = [argument.format(**named) for argument in more]
     made = run(*arguments(project, *filled), "--config", project.path("config.yaml"))
     assert made.exit_code != 0

@@ -291,6 +291,27 @@ def test_what_cannot_be_indexed_or_measured_is_said(
     assert (refused.exit_code, said in refused.output) == (code, True), refused.output
 
 
+@pytest.mark.parametrize("measured_too", [True, False], ids=["with queries", "without"])
+def test_a_corpus_without_texts_is_refused(url: str, tmp_path: Path, measured_too: bool) -> None:
+    asked = ["--queries", queries(tmp_path, [f"question {row}" for row in range(12)])]
+    more = asked if measured_too else []
+    refused = index(*command(url, "two", corpus(tmp_path, {}), tmp_path / "out", *more))
+    assert refused.exit_code == 1
+    assert "corpus.jsonl has no texts" in refused.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_of_one_id_are_kept_and_said(url: str, tmp_path: Path) -> None:
+    texts = [{"id": id, "text": f"text {row}"} for row, id in enumerate("abcbb")]
+    path = lines(tmp_path / "corpus.jsonl", texts)
+    done = index(*command(url, "two", path, tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("2 rows have an id that an earlier row has") == 1
+    assert [row["id"] for row in rows_of(tmp_path / "out" / "small" / "64")] == list("abcbb")
+    other = index(*command(url, "two", corpus(tmp_path), tmp_path / "other"))
+    assert "earlier row" not in other.output
+
+
 def test_a_model_without_a_fingerprint_is_not_measured(tmp_path: Path) -> None:
     with served({**ARGS, "collections": {"two": {"spaces": SPACES}}}) as (url, _):
         texts = corpus(tmp_path, dict(list(TEXTS.items())[:20]))

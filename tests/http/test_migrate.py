@@ -199,6 +199,46 @@ def test_a_text_that_cannot_be_embedded_is_named_and_the_rest_is_kept(
     assert [row["id"] for row in rows_of(folder)] == list(some)
 
 
+def test_texts_that_are_cut_at_both_ends_are_never_in_one_folder(url: str, tmp_path: Path) -> None:
+    texts, folder = corpus(tmp_path, dict(list(TEXTS.items())[:20])), tmp_path / "out"
+    manifest = folder / "manifest.json"
+
+    def done(truncate: str) -> Result:
+        return migrate(*command(url, texts, folder, "--truncate", truncate))
+
+    assert done("none").exit_code == 0
+    before = json.loads(manifest.read_text())
+    before.pop("truncate", None)  # as earlier versions wrote it
+    manifest.write_text(json.dumps(before))
+    assert done("end").exit_code == 0
+    for other in ("start", "none"):
+        refused = done(other)
+        assert refused.exit_code == 1
+        assert f"truncate was 'end' and is '{other}'" in refused.output
+    assert done("end").exit_code == 0
+
+
+def test_verify_cuts_texts_where_the_folder_says_they_were_cut(url: str, tmp_path: Path) -> None:
+    some = {id: f"{text} " + "word " * 100 + text for id, text in list(TEXTS.items())[:120]}
+    texts, folder = corpus(tmp_path, some), tmp_path / "out"
+    assert migrate(*command(url, texts, folder, "--truncate", "start")).exit_code == 0
+    given = ["--index", str(folder), "--texts", str(texts), "--space", "new/64"]
+    found = CliRunner().invoke(main, ["verify", "--base-url", url, *given, "--json"])
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["cosine"]["least"] > 0.999
+
+
+def test_queries_without_texts_are_refused_before_anything_is_embedded(
+    url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    more = ["--queries", str(tmp_path / "none.jsonl")]
+    refused = migrate(*command(url, corpus(tmp_path), tmp_path / "out", *more))
+    assert refused.exit_code == 1
+    assert "none.jsonl has no texts" in refused.output
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

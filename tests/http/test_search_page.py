@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.models
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "search.md").read_text()
 SCIFACT = "tests/data/language/scifact-mini.json"
+FINGERPRINT = "configs/fingerprints/all-minilm-l6-v2.json"
 PAPERS = 40
 ARGS: dict[str, Any] = {
     "models": {
@@ -51,6 +53,13 @@ def command(name: str) -> list[str]:
     return shlex.split(line.replace("\\\n", ""))[1:]
 
 
+def run_at(url: str, name: str) -> None:
+    """Run the page's command, with the shipped files where it names them."""
+    given = [str(ROOT / word) if word.startswith("configs/") else word for word in command(name)]
+    done = CliRunner().invoke(main, [*given, "--base-url", url])
+    assert done.exit_code == 0, done.output
+
+
 def test_a_person_gets_from_a_corpus_to_routed_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,10 +69,11 @@ def test_a_person_gets_from_a_corpus_to_routed_search(
     exec(corpus.replace(SCIFACT, str(ROOT / SCIFACT)), names)  # the page's own lines
     relevant = {paper["title"]: id for id, paper in names["papers"].items()}
     args = asyncio.run(with_fingerprints(ARGS, tmp_path))
-    first, second, _ = collections()
+    # the page's student is of the shipped one
+    args["models"]["all-minilm-l6-v2"]["fingerprint"] = str(ROOT / FINGERPRINT)
+    first, second, third = collections()
     with served({**args, "collections": first}) as (url, _):
-        done = CliRunner().invoke(main, [*command("index"), "--base-url", url])
-        assert done.exit_code == 0, done.output
+        run_at(url, "index")
     exec(load, names)
     with served({**args, "collections": second}) as (url, _):
         exec(ask.replace("http://127.0.0.1:8000", url), names)
@@ -73,19 +83,18 @@ def test_a_person_gets_from_a_corpus_to_routed_search(
                 id in [row["id"] for row in search(text, budget_ms)]
                 for text, id in relevant.items()
             ]
+        run_at(url, "distill")
     assert names["db"].open_table("all-minilm-l6-v2.384").count_rows() == PAPERS
     patient, hurried = (sum(found) / len(found) for found in answers.values())
     assert patient >= 0.9  # of 40 documents, MiniLM finds what it should among ten
     assert hurried >= 0.6  # wordllama mostly, in its own index: ten of 40 by chance
     assert patient >= hurried
 
-
-def test_the_collection_with_a_student_is_one_that_the_config_takes() -> None:
-    collection = collections()[-1]["papers"]
-    assert collection["encoders"] == ["minilm-student"]
-    (models,) = [yaml.safe_load(block) for block in blocks("yaml") if "models:" in block]
-    student = models["models"]["minilm-student"]
-    assert student["space_of"] in collection["spaces"]
-    done = CliRunner().invoke(main, ["distill", "--help"])
-    given = {word for word in command("distill") if word.startswith("--")}
-    assert {word for word in given if word not in done.output} == set()
+    (block,) = [block for block in blocks("yaml") if "models:" in block]
+    models = args["models"] | yaml.safe_load(block)["models"]
+    with served({**args, "models": models, "collections": third}) as (url, _):
+        body = {"input": next(iter(relevant)), "space": "papers", "input_type": "query"}
+        body["model"] = "minilm-student"
+        routing = httpx.post(f"{url}/v1/embeddings", json=body).json()["routing"]
+    assert routing["space"] == "all-minilm-l6-v2/384"
+    assert routing["expected_recall"] >= 0.9

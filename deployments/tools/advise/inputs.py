@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from deployments.tools.advise.rows import InputError, Row, lines_of, rows_of
-from deployments.tools.corpus import Text
+from deployments.tools.corpus import Text, columns
 from router.retrieval import TOP
 
 LEAST_UNITS = 30  # judged queries, pairs or texts; a slice of fewer proves nothing
@@ -198,8 +198,7 @@ class InputReader:
         made: dict[str, dict[str, int]] = {}
         before = len(self.problems)
         for number, line in enumerate(lines_of(path), 1):
-            parts = line.split()
-            if not parts:
+            if not (parts := columns(line)):
                 continue
             if len(parts) not in (3, 4) and (number > 1 or _is_known(parts, known_queries)):
                 self.problems.append(

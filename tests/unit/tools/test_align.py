@@ -120,10 +120,16 @@ def test_what_is_searched_with_is_not_fitted_on() -> None:
 @pytest.mark.parametrize(
     ("texts", "queries", "judged", "said"),
     [
-        (TEXTS[:50], None, None, "only 5 queries are there"),
+        (
+            TEXTS[:99],
+            None,
+            None,
+            "a tenth of your 99 texts would be the queries; give at least 100 texts, or --queries",
+        ),
+        (TEXTS[:50], TEXTS[:5], None, "only 5 queries are there"),
         (TEXTS, TEXTS[:20], {"0": {"1"}}, "only 1 queries have a relevant document"),
     ],
-    ids=["few texts", "few judgements"],
+    ids=["few texts", "few queries", "few judgements"],
 )
 def test_too_little_to_measure_with_is_refused(
     texts: list[Text], queries: list[Text] | None, judged: dict[str, set[str]] | None, said: str

@@ -143,3 +143,17 @@ def test_only_what_is_refused_for_its_texts_is_taken_apart(
         if asked == 1
         else said.startswith("text 'id 0' cannot be embedded: no. Fix it, or take it out")
     )
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_a_plain_server_must_answer_a_vector_for_each_text(rows: int) -> None:
+    data = [{"index": row, "embedding": [1.0, 0.0]} for row in range(rows)]
+
+    async def embedded() -> None:
+        async with ServiceClient(
+            URL, transport=Replies(httpx.Response(200, json={"data": data}))
+        ) as one:
+            await one.embed_plain(["a", "b"], "any")
+
+    with pytest.raises(RequestRefused, match=f"answered {rows} embeddings for 2 texts"):
+        asyncio.run(embedded())

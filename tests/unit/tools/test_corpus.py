@@ -62,8 +62,9 @@ def test_what_is_no_text_is_named_with_its_row(
     [
         "query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t0\nq2\td3\t2\n",
         "q1 0 d1 1\nq1 0 d2 0\nq2 0 d3 1\n\n",
+        "q1\t0\td1\t1\r\nq1\t0\td2\t0\r\nq2 \t Q0\td3\t1\t\r\n",
     ],
-    ids=["BEIR", "TREC"],
+    ids=["BEIR", "TREC", "TREC with tabs"],
 )
 def test_judgements_are_read_without_those_that_say_no(tmp_path: Path, lines: str) -> None:
     assert read_judgements(write(tmp_path / "qrels", lines)) == {"q1": {"d1"}, "q2": {"d3"}}
@@ -79,6 +80,13 @@ def test_what_is_no_text_at_all_is_said_to_be_none(tmp_path: Path, text: bytes) 
         read_judgements(tmp_path / "qrels")
 
 
-def test_a_judgement_without_a_score_is_named(tmp_path: Path) -> None:
+def test_an_id_with_spaces_is_whole_between_tabs(tmp_path: Path) -> None:
+    lines = "query\tdocument\tscore\nq1\tdoc 1\t1\nthe q 2\tdoc 2\t1\n"
+    found = read_judgements(write(tmp_path / "qrels", lines))
+    assert found == {"q1": {"doc 1"}, "the q 2": {"doc 2"}}
+
+
+@pytest.mark.parametrize("line", ["q1 d2", "q1 1", "q1 a d 2 1", "q1\td 1 1"])
+def test_a_line_that_is_no_judgement_is_named(tmp_path: Path, line: str) -> None:
     with pytest.raises(CorpusError, match="line 2"):
-        read_judgements(write(tmp_path / "qrels", "q1 d1 1\nq1 d2\n"))
+        read_judgements(write(tmp_path / "qrels", f"q1 d1 1\n{line}\n"))

@@ -18,6 +18,7 @@ from deployments.replica.offline import Offline
 from deployments.tools.align import AlignError
 from deployments.tools.corpus import CorpusError, Text
 from deployments.tools.verify import Sample, read_sample, verify
+from deployments.tools.verify_cli import report
 from router.arrays import Vectors
 from router.cli import main
 from router.config import RouterArgs
@@ -110,7 +111,26 @@ async def test_no_bridge_is_tried_with_fewer_texts_than_dimensions() -> None:
     found = await verify(given, Space("stored", 256), turned(given.vectors), 0.95)
     assert found.verdict == "migrate"
     assert found.bridged is None
-    assert "cannot tell 256 dimensions apart" in (found.not_bridged or "")
+    assert found.not_bridged == (
+        "150 texts cannot tell 256 dimensions apart; a --sample of 384 texts can"
+    )
+    last = list(report(found, Space("stored", 256)))[-1]
+    assert last.startswith("migrate: ")
+    assert f"a bridge was not tried: {found.not_bridged}" in last
+
+
+@pytest.mark.parametrize("size", [100, 256])
+async def test_a_sample_of_the_size_that_is_named_is_enough_for_a_bridge(size: int) -> None:
+    given = sample(size * 3 // 2, size)
+    assert (await verify(given, Space("stored", size), turned(given.vectors), 0.95)).bridged
+
+
+async def test_a_verdict_about_a_server_that_gets_no_prompts_says_so() -> None:
+    given = sample(600)
+    for now, is_said in ((turned(given.vectors), True), (given.vectors, False)):
+        found = await verify(given, SPACE, now, 0.95)
+        text = "\n".join(report(found, SPACE, prompted=False))
+        assert ("if the model has prompts, verify through a router" in text) is is_said
 
 
 def write(path: Path, **columns: Any) -> Path:
@@ -171,6 +191,12 @@ def test_a_bad_index_gets_a_sentence_of_its_own(
     tmp_path: Path, columns: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(CorpusError, match=said.replace("(", r"\(")):
+        read_sample(write(tmp_path / "index.parquet", **columns), None, "text", 100)
+
+
+def test_an_index_without_rows_says_so(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"id": [], "text": [], "vector": []}
+    with pytest.raises(CorpusError, match=r"index\.parquet has no rows"):
         read_sample(write(tmp_path / "index.parquet", **columns), None, "text", 100)
 
 
