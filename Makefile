@@ -62,7 +62,7 @@ ifeq ($(strip $(ARGS)),)
 	@failed=0; NOT_RUN_FILE=$$(mktemp); export NOT_RUN_FILE; trap 'rm -f "$$NOT_RUN_FILE"' EXIT; \
 	$(PYTEST) -n $(or $(WORKERS),2) $(ALONE) || failed=1; \
 	$(PYTEST) -n $(or $(WORKERS),0) $(ALONE:%=--ignore=%) || failed=1; \
-	[ ! -s "$$NOT_RUN_FILE" ] || { echo "not run, in both parts:"; cat "$$NOT_RUN_FILE"; }; \
+	[ ! -s "$$NOT_RUN_FILE" ] || { echo "not run, by part:"; cat "$$NOT_RUN_FILE"; }; \
 	exit $$failed
 else
 	$(PYTEST) -n $(if $(ATTACHED),0,$(or $(WORKERS),$(if $(NAMED),$(if $(filter-out $(ALONE) $(ALONE:=/),$(NAMED)),0,2),0))) $(ARGS)

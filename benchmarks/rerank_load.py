@@ -7,11 +7,12 @@ passages for a question. No text is sent twice. Requests have a latency budget, 
 Poisson process at 80 % or 120 % of the largest model's capacity for this mix. Rescoring by
 similarity uses the same models. Two strategies alternate in turns of a few seconds:
 
-    best within budget   `quality: best` and the budget: the largest model that is in time
+    best within budget   `quality: best` and the budget: the largest model predicted to be in time
     always best          the largest embedding model, and rescoring by it
 
 An answer is in time if its last byte arrived within the budget, from the time that the request was
-due. The mark: 95 % of either kind in time, at either load. The exit status is 1 if one is missed.
+due; an error is not in time. The mark: 95 % of either kind in time, at either load. The exit status
+is 1 if one is missed.
 """
 
 import asyncio

@@ -4,9 +4,9 @@ SciFact-mini and Chinese XQuAD, each with an index for every model of the config
 best model is the one with the highest nDCG@10 on an idle service. Queries arrive as a Poisson
 process, each with a latency budget; a late answer counts as no results (nDCG and recall 0).
 Policies alternate in turns of a few seconds, in random order, on one router without a cache. A turn
-starts with seconds without load and a few of its load that are not counted, so that the router
-forgets the policy before. In the same turn at the same load, every policy receives the same queries
-at the same times:
+starts with seconds without load and a few of its load that are not counted, so that the queues of
+the policy before are gone, and most of what the router learned from it. In the same turn at the
+same load, every policy receives the same queries at the same times:
 
     always best            its own index, whatever the budget
     always best, reject    the same; a query that would be late is refused

@@ -241,10 +241,10 @@ class DispatcherState(Sending[C, R]):
                 continue
             if fault is None and chunk.suspect not in (None, reply.replica):
                 self._replicas.blame(chunk.suspect, now)
-            # a call and its chunks would otherwise keep each other, and their vectors, in memory
-            chunk.done, chunk.call = True, None
             waited_s = call.sent_s - chunk.queued_s + reply.queue_s
             joined = stop < call.texts and self._longer(call, tokens, stop)
+            # a call and its chunks would otherwise keep each other, and their vectors, in memory
+            chunk.done, chunk.call = True, None
             self._out.append(CompleteChunk(chunk, call, reply, start, stop, waited_s, joined))
 
     def _longer(self, call: CallInFlight[C], tokens: int, texts: int) -> bool:

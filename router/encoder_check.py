@@ -146,7 +146,8 @@ class _Loading:
         """Check that a running router has this version of a model's file. Raises Unfit."""
         if self.running is not None and self.running.get(model) != digest:
             raise Unfit(
-                f"{file} has changed since this router started; restart it to use the new one"
+                f"{file} has changed since this router started: restore it, or shut the "
+                "application down and start it again"
             )
 
     def _check_digest(self, model: str, made_with: str, command: str) -> None:

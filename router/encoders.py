@@ -113,10 +113,11 @@ def native(space: Space) -> Encoder:
 
 
 def preference(encoder: Encoder, recall: float) -> tuple[float, bool, bool]:
-    """Return what encoders are compared by: higher recall, and among equals the one that recall was
-    measured against, as it is 1.0 at most also where a few queries found more; then native ones.
+    """The sort key of encoders: recall, then the space the proof measured against, then native.
+
+    Recall is capped at 1.0, so a lesser space can tie.
     """
-    measured_against = encoder.native and not encoder.proofs and encoder.assumed == 1.0
+    measured_against = not encoder.proofs and encoder.assumed == 1.0
     return recall, measured_against, encoder.native
 
 

@@ -199,8 +199,9 @@ def load_of(config: FingerprintConfig, base_dir: str | None) -> Fingerprint:
     found = load(resolve_path(str(config.file), base_dir))
     if config.digest not in {None, found.digest}:
         raise ValueError(
-            f"{config.file} has changed since the application was built, or is not the file of "
-            "`digest`: deploy the application again, so that all processes use the same file"
+            f"{config.file} is not the file that the application was built with: restore it, or "
+            "shut the application down and start it again (a deployment that changes nothing else "
+            "does not build it again); other weights need a model of their own"
         )
     return found
 

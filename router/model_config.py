@@ -92,8 +92,9 @@ class FingerprintConfig(Section):
 
     file: str | None = None  # made by `embedding-router fingerprint`
     card: CardExample | None = None
-    # that the file must have, so that no process starts with another file than those that run
-    digest: str | None = None  # if not given, that of the file when the application is built
+    # The file must have this digest; by default it is that of the file when the application is
+    # built, so that no process starts with another file than those that run.
+    digest: str | None = Field(default=None, pattern="^[0-9a-f]{32}$")
     # between each probe's vector and the stored one
     min_cosine: Float = Field(default=0.999, gt=0.0, le=1.0)
     every_s: PositiveFloat = 600.0  # how often a serving replica is checked again
@@ -107,6 +108,8 @@ class FingerprintConfig(Section):
     def _one_of_two(self) -> "FingerprintConfig":
         if (self.file is None) == (self.card is None):
             raise ValueError("a fingerprint has either a file or a card; give one of the two")
+        if self.digest is not None and self.file is None:
+            raise ValueError("`digest` is that of `file`; a card has none")
         return self
 
 

@@ -194,6 +194,8 @@ class ModelDispatcher:
                 log.error("%s: an instruction failed:\n%s", self.model, where(error))
                 if isinstance(one, CompleteChunk) and not one.chunk.future.done():
                     one.chunk.future.set_exception(InternalError())
+                elif isinstance(one, LaunchCall):
+                    self._execute(self._state.refused(one.call, InternalError(), self.clock()))
 
     def _execute_one(self, one: Instruction[TextChunk, Reply]) -> None:
         if isinstance(one, LaunchCall):
@@ -301,7 +303,7 @@ class ModelDispatcher:
         if task.cancelled():
             self._execute(self._state.call_cancelled(call, self.clock()))
         elif (error := task.exception()) is not None:
-            log.error("an answer of %s could not be delivered:\n%s", self.model, where(error))
+            log.error("an answer of %s could not be read:\n%s", self.model, where(error))
             self._execute(self._state.refused(call, InternalError(), self.clock()))
 
     def _on_chunk_done(self, chunk: TextChunk, future: "asyncio.Future[Rows]") -> None:

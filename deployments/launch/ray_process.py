@@ -1,5 +1,6 @@
 """Start, watch, drain and end Ray on this machine."""
 
+import errno
 import json
 import logging
 import os
@@ -248,8 +249,8 @@ def _end(processes: list[psutil.Process], linger_s: float) -> None:
 def say(line: str, event: str, **fields: object) -> None:
     """Print one event: a line with the time since the start, or with --json an object.
 
-    Once nobody reads the output (`| head`, a closed terminal), events are dropped and serving
-    goes on.
+    Events are dropped, and serving goes on, once the reader of the output has ended (`| head`, a
+    closed terminal).
     """
     since_s = time.time() - psutil.Process().create_time()
     if click.get_current_context().params["as_json"]:
@@ -258,5 +259,7 @@ def say(line: str, event: str, **fields: object) -> None:
         line = f"{since_s:6.1f} s  {line}"
     try:
         click.echo(line)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # of a full disk, the next event may find room
+        if error.errno in (errno.EPIPE, errno.EIO):
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())

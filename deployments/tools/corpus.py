@@ -82,7 +82,7 @@ def read_judgements(path: Path) -> dict[str, set[str]]:
             try:
                 query, document, score = _judgement(parts)
             except ValueError:
-                if number == 0:
+                if number == 0 and not parts[-1].isdigit():  # a heading
                     continue
                 raise CorpusError(
                     f"{path}, line {number + 1}: it must be `query document score`"

@@ -88,10 +88,10 @@ def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
                     f"{key} was {before.get(key)!r} and is {getattr(manifest, key)!r}"
                     for key in different
                 )
-                raise MigrationError(
-                    f"{folder} holds another index ({differences}); choose another folder or "
-                    "remove it"
-                )
+                todo = "choose another folder or remove it"
+                if different == ["truncate"]:
+                    todo = f"give --truncate {before['truncate']}, or choose another folder"
+                raise MigrationError(f"{folder} holds another index ({differences}); {todo}")
         write_whole(
             file, lambda path: path.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
         )
@@ -102,8 +102,11 @@ def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
 
 def truncate_of(folder: Path) -> str:
     """Return where too long texts of a folder were cut; "none" if it does not say."""
-    file = folder / "manifest.json"
-    return str(json.loads(file.read_text()).get("truncate", WHOLE)) if file.exists() else WHOLE
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+    except (FileNotFoundError, ValueError):  # none, or not one of `index`
+        return WHOLE
+    return str(manifest.get("truncate", WHOLE)) if isinstance(manifest, dict) else WHOLE
 
 
 class Parts:

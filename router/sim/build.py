@@ -352,8 +352,9 @@ def _scaler(world: World) -> ByTokensScaler | None:
     )
     bounds = {}
     for name in world.models:
-        if (own := fleet.bounds.get(name)) is None:  # its number of replicas is fixed
-            continue
+        if name not in fleet.bounds and given.max_replicas is None:
+            continue  # its number of replicas is fixed
+        own = fleet.bounds.get(name, Bounds(1, 10, 3.0, 10.0))
         bounds[name] = Bounds(
             own.least if given.min_replicas is None else given.min_replicas,
             own.most if given.max_replicas is None else given.max_replicas,

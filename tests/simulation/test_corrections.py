@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.latency import Correction
+from router.latency import MARGIN_ETA, Correction, Quantile
 from router.sim.routers import ALL, Corrections, PartialCorrection
 
 
@@ -43,11 +43,16 @@ def test_a_factor_that_is_left_out_stays_1_whatever_happens(name: str) -> None:
     assert all(getattr(correction, other) != 1.0 for other in others)
 
 
-def test_without_the_outer_loop_the_margin_aims_at_the_declared_share() -> None:
-    correction = PartialCorrection(0.01, replace(ALL, aim=False))
+def test_without_the_outer_loop_the_margin_is_the_quantile_of_the_declared_share() -> None:
+    correction = PartialCorrection(0.01, replace(ALL, bias=False, aim=False))
+    whole = PartialCorrection(0.01, replace(ALL, bias=False))
+    plain = Quantile(0.01, MARGIN_ETA, lowest=Correction.LEAST_MARGIN)
     for _ in range(40):
-        correction.observe(3.0, 1.0, correction.bias)
-        assert correction._margin.share == 0.01
+        for one in (correction, whole):
+            one.observe(3.0, 1.0, one.bias)
+        plain.observe(3.0)
+        assert correction.margin == pytest.approx(plain.value)
+    assert whole.margin != pytest.approx(plain.value)
 
 
 def test_without_doubts_a_doubt_changes_nothing() -> None:

@@ -130,7 +130,10 @@ def launched(
             psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         )
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        try:
+            output, _ = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired as late:
+            output = (late.output or b"").decode()
         _, left = psutil.wait_procs(started, timeout=10)
         assert not left, f"still running: {left}, after:\n{output}"
         assert not started or process.returncode == 0, output

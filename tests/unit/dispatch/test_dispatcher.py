@@ -730,7 +730,7 @@ async def test_a_fault_of_ours_after_the_answer_is_logged_and_called_one(
         await bench.transport.answer_all()
     with pytest.raises(InternalError):
         await future
-    assert "could not be delivered" in caplog.text
+    assert "could not be read" in caplog.text
     assert "KeyError" in caplog.text
     bench.ledger.assert_empty()
 

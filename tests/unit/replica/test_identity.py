@@ -316,10 +316,10 @@ async def test_what_starts_later_refuses_another_file_than_the_application_was_b
     other = {"models": {"model": {**ARGS["models"]["model"], "engine": {"kind": "fake"}}}}
     await with_fingerprints({**ARGS, **other}, tmp_path)  # new weights, and their new fingerprint
     with pytest.raises(
-        ValueError, match=r"model\.json has changed since the application was built"
+        ValueError, match=r"model\.json is not the file that the application was built with"
     ):
         identity_of(engine, config, None)
-    with pytest.raises(ConfigError, match="deploy the application again"):
+    with pytest.raises(ConfigError, match="shut the application down and start it again"):
         check_reading(built, Preparer(built))
     again = with_digests(parse_args(args))
     assert identity_of(engine, again.models["model"].fingerprint, None) is not None
