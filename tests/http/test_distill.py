@@ -104,7 +104,9 @@ def test_a_terminal_shows_each_training_from_nothing_to_all_with_the_time_left(
 ) -> None:
     project.args["models"]["plain"]["matryoshka"] = [128, 256]
     project.write()
-    texts = ["--general", project.path("texts.jsonl"), "--texts", project.path("texts.jsonl")]
+    rows = "".join(json.dumps({"text": f"about {text}"}) + "\n" for text in TEXTS)
+    (project.folder / "general.jsonl").write_text(rows)
+    texts = ["--general", project.path("general.jsonl"), "--texts", project.path("texts.jsonl")]
     given = ["--config", project.path("config.yaml"), "--json"]
     shown = Terminal()
     monkeypatch.setattr(sys, "stderr", shown)
