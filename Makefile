@@ -57,7 +57,7 @@ system: ## install the programs that tests use, from Debian's packages, as root
 # Workers must collect the same tests in the same order, so they hash alike.
 PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not long"
 
-test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -m 'not models'" takes two minutes
+test: $(TOOLS) ## run the tests; the quick ones: make test ARGS="tests/unit -m 'not models'"
 ifeq ($(strip $(ARGS)),)
 	@failed=0; NOT_RUN_FILE=$$(mktemp); export NOT_RUN_FILE; trap 'rm -f "$$NOT_RUN_FILE"' EXIT; \
 	$(PYTEST) -n $(or $(WORKERS),2) $(ALONE) || failed=1; \

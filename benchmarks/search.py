@@ -70,7 +70,7 @@ from router.retrieval import TOP, ndcg, recall
 from router.space import Space
 
 CLIENTS, CAPACITY_S = 16, 6.0
-QUIET_S, START_S = 2.0, 4.0  # before each turn: without load, and with load that is not counted
+QUIET = 1 / 3  # of the time before a turn; the rest has load that is not counted
 BUDGET_OF_IDLE = 4.0  # the budget is so many times what the best model takes when idle
 WITHIN_A_POINT = 0.01
 
@@ -118,9 +118,16 @@ class Driver:
     """One set on one running router."""
 
     def __init__(
-        self, stage: Stage, judged: Judged, language: str, running: Router, seed: int
+        self,
+        stage: Stage,
+        judged: Judged,
+        language: str,
+        running: Router,
+        seed: int,
+        settle_s: float,
     ) -> None:
         self.stage, self._running = stage, running
+        self._quiet_s, self._start_s = QUIET * settle_s, (1 - QUIET) * settle_s
         self._seed = f"{seed} {stage.name}"
         self._finder = Finder(stage, judged)
         self._texts = [Text(query.text, language, "query") for query in judged.queries]
@@ -165,17 +172,17 @@ class Driver:
         for turn in range(turns):
             seed = f"{self._seed} {load} {turn}"
             for policy in random.Random(f"{seed} order").sample(list(scored), len(scored)):
-                await asyncio.sleep(QUIET_S)
+                await asyncio.sleep(self._quiet_s)
                 before = self._cpu_s()
                 answers = await client.at_rate(
                     self._asks(policy, budget_s, random.Random(f"{seed} queries")),
                     load * self.capacity,
-                    START_S + seconds,
+                    self._start_s + seconds,
                     random.Random(f"{seed} gaps"),
                 )
                 cpu_s[policy] += self._cpu_s() - before
                 sent[policy] += len(answers)
-                counted = [told for told in answers if told.at_s >= START_S]
+                counted = [told for told in answers if told.at_s >= self._start_s]
                 scored[policy] += map(self._scored, counted)
                 self.results += [told._replace(body=b"") for told in counted]
         return {
@@ -254,6 +261,13 @@ async def drive(
 )
 @click.option("--seconds", type=click.FloatRange(1), default=6.0, show_default=True)
 @click.option("--turns", type=click.IntRange(1), default=2, show_default=True)
+@click.option(
+    "--settle",
+    type=click.FloatRange(0),
+    default=6.0,
+    show_default=True,
+    help="Seconds before each turn that are not counted.",
+)
 @click.option("--prepare", "only_prepare", is_flag=True, help="Embed and train only.")
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
@@ -275,6 +289,7 @@ def main(
     budget_ms: float | None,
     seconds: float,
     turns: int,
+    settle: float,
     only_prepare: bool,
     picture: Path | None,
     beside: Sequence[Path],
@@ -302,7 +317,7 @@ def main(
         collections = {named(name, policy): one for policy, one in stage.collections.items()}
         sections = {"collections": collections, "cache": {"max_bytes": 0}}
         with router(config, None, models=stage.models, **sections) as running:
-            driver = Driver(stage, judged, language, running, seed)
+            driver = Driver(stage, judged, language, running, seed, settle)
             found, scored = asyncio.run(drive(driver, seconds, turns, budget_ms))
         rows += found
         said += [f"{name}: left out: {policy}: {why}" for policy, why in stage.left_out.items()]

@@ -67,7 +67,16 @@ def test_every_policy_has_a_row_at_every_load_with_marks_and_a_picture(tmp_path:
     picture, report = tmp_path / "search.png", tmp_path / "search.json"
     command = [
         *(sys.executable, "-m", "benchmarks", "search", "--set", "xquad-zh", "--seconds", "1.5"),
-        *("--turns", "1", "--config", str(config(tmp_path)), "--data", str(tmp_path)),
+        *(
+            "--turns",
+            "1",
+            "--settle",
+            "0.6",
+            "--config",
+            str(config(tmp_path)),
+            "--data",
+            str(tmp_path),
+        ),
         *("--keep", str(tmp_path / "keep"), "--plot", str(picture), "--json", str(report)),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -135,7 +135,7 @@ def test_a_plan_is_for_the_rate_of_the_largest_burst(tmp_path: Path) -> None:
     assert best["replicas"]["qwen3-embedding-4b"] > 2
 
 
-def test_only_models_that_the_config_scales_are_scaled(tmp_path: Path) -> None:
+def test_only_models_that_the_config_or_the_scenario_scales_are_scaled(tmp_path: Path) -> None:
     data = yaml.safe_load(CONFIG.read_text())
     fixed = "qwen3-embedding-8b"
     for one in data["applications"][0]["deployments"]:
@@ -153,6 +153,13 @@ def test_only_models_that_the_config_scales_are_scaled(tmp_path: Path) -> None:
     for _, model, replicas in run(world, PolicyVariant("", chooser="always-large")).replicas:
         most[model] = max(most[model], replicas)
     assert most[fixed] == 1
+    path.write_text(
+        yaml.safe_dump(
+            scenario | {"autoscaling": {"start_s": 0.1, "every_s": 0.1, "max_replicas": 4}}
+        )
+    )
+    named = run(load_world(path).updated(seconds=8.0), PolicyVariant("", chooser="always-large"))
+    assert 1 < max(replicas for _, model, replicas in named.replicas if model == fixed) <= 4
     scaled = load_world(path, config=CONFIG).updated(seconds=8.0)
     ready = run(scaled, PolicyVariant("", chooser="always-large")).replicas
     assert max(replicas for _, model, replicas in ready if model == fixed) > 1

@@ -132,8 +132,11 @@ def launched(
         process.send_signal(signal.SIGINT)
         try:
             output, _ = process.communicate(timeout=60)
+            ended = True
         except subprocess.TimeoutExpired as late:
-            output = (late.output or b"").decode()
+            output, ended = (late.output or b"").decode(), False
+            process.kill()
         _, left = psutil.wait_procs(started, timeout=10)
         assert not left, f"still running: {left}, after:\n{output}"
+        assert ended, f"it did not end within 60 s:\n{output}"
         assert not started or process.returncode == 0, output

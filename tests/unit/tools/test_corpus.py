@@ -90,3 +90,8 @@ def test_an_id_with_spaces_is_whole_between_tabs(tmp_path: Path) -> None:
 def test_a_line_that_is_no_judgement_is_named(tmp_path: Path, line: str) -> None:
     with pytest.raises(CorpusError, match="line 2"):
         read_judgements(write(tmp_path / "qrels", f"q1 d1 1\n{line}\n"))
+
+
+def test_only_a_heading_is_skipped(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="line 1"):
+        read_judgements(write(tmp_path / "qrels", "q1 0 doc 1 1\nq1 0 d2 1\n"))
