@@ -97,7 +97,7 @@ def combined(reports: list[DemandReport]) -> DemandReport:
     them. Raises ValueError for an empty list.
     """
     if not reports:
-        raise ValueError("there is no demand to compare")
+        raise ValueError("there are no reports to combine")
     weights = [one.offered + one.shadow + one.backlog_tokens + 1e-9 for one in reports]
     weighted = sum(w * one.tokens_per_s for w, one in zip(weights, reports, strict=True))
     return reports[0]._replace(

@@ -1,7 +1,5 @@
 """Check the fingerprints of a config against how the router reads their texts."""
 
-from collections.abc import Iterator
-
 from deployments.service.prepare import Prepared, Preparer
 from router.config import RouterArgs
 from router.fingerprint import TEXTS, CardProof, Fingerprint, Probe, Proof, load_of
@@ -36,16 +34,15 @@ def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, Proof]:
                 f"not of {name}/{model.dimensions}"
             )
             continue
-        wrong = next(_misread(preparer, name, stored, model.max_tokens), None)
-        if wrong is not None:
+        if (wrong := _misread(preparer, name, stored, model.max_tokens)) is not None:
             problems.append(f"{where}: {wrong} ({model.fingerprint.file})")
     if problems:
         raise ConfigError(problems)
     return fingerprints
 
 
-def _misread(preparer: Preparer, name: str, stored: Fingerprint, max_tokens: int) -> Iterator[str]:
-    """Yield one sentence for each text and side that the router does not read as stored.
+def _misread(preparer: Preparer, name: str, stored: Fingerprint, max_tokens: int) -> str | None:
+    """Return one sentence about the first text and side that the router does not read as stored.
 
     A side without a probe must read as the other one, unless it has too many tokens for a probe.
     """
@@ -56,7 +53,8 @@ def _misread(preparer: Preparer, name: str, stored: Fingerprint, max_tokens: int
         now = _probe(text, side, read)
         wrong = stored.misread(probe._replace(side=side), now.ids, now.prompted)
         if wrong is not None:
-            yield wrong
+            return wrong
+    return None
 
 
 def probes_of(preparer: Preparer, name: str, max_tokens: int) -> list[Probe]:
