@@ -149,21 +149,22 @@ def drain(folder: Path, seconds: float) -> bool:
 
     `folder` is where HAProxy's admin socket was configured; Serve puts it into a folder of the node
     below that. Serve starts a new HAProxy with every change of replicas. The new one does not
-    inherit the drained state; the old one ends with its last request.
+    inherit the drained state; the old one ends with its last connection. A client that keeps a
+    connection open without a request can hold the old one for minutes, and is not waited for.
     """
     until_s = time.monotonic() + seconds
     while True:
         sockets = [*folder.glob("admin.sock"), *folder.glob("*/admin.sock")]
-        known = [count for count in map(_drained, sockets) if count is not None]
-        if not any(known) and len(_running(folder)) <= len(known):
+        drained = dict(found for found in map(_drained, sockets) if found is not None)
+        if not any(drained.values()) and _all_idle(folder, set(drained)):
             return True
         if time.monotonic() > until_s:
             return False
         time.sleep(POLL_S)
 
 
-def _drained(admin: Path) -> int | None:
-    """Drain the servers of one HAProxy and return how many requests are in flight.
+def _drained(admin: Path) -> tuple[int, int] | None:
+    """Drain the servers of one HAProxy and return its pid and how many requests are in flight.
 
     None if HAProxy does not answer, as while a new one replaces it.
     """
@@ -171,21 +172,35 @@ def _drained(admin: Path) -> int | None:
         for row in _servers(admin):
             if not row["status"].startswith("DRAIN"):
                 _say(admin, f"set server {row['pxname']}/{row['svname']} state drain")
-        return sum(int(row["scur"] or 0) for row in _servers(admin))
+        pid = re.search(r"(?m)^Pid: (\d+)$", _say(admin, "show info"))
+        return int(pid[1]) if pid else 0, sum(int(row["scur"] or 0) for row in _servers(admin))
     except (OSError, ValueError, KeyError):  # no answer, or half of one
         return None
 
 
-def _running(folder: Path) -> list[int]:
-    """Return the pids of the HAProxies that run with a config in `folder`."""
+def _all_idle(folder: Path, drained: set[int]) -> bool:
+    """Whether the HAProxies of `folder` that are not `drained` have idle clients and nothing else.
+
+    One without any connection starts or ends at this moment, and is waited for.
+    """
     import psutil  # here, because the program that starts HAProxy runs without packages
 
-    config = str(folder / CONFIG)
-    return [
-        one.pid
-        for one in psutil.process_iter(["name", "cmdline"])
-        if one.info["name"] == "haproxy" and config in (one.info["cmdline"] or ())
-    ]
+    config = folder / CONFIG
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] != "haproxy" or str(config) not in (process.info["cmdline"] or ()):
+            continue
+        if process.pid not in drained:
+            ports = set(map(int, re.findall(r"(?m)^\s*bind \S*:(\d+)", config.read_text())))
+            try:
+                connections = process.net_connections("tcp")
+            except psutil.NoSuchProcess:
+                continue
+            if not connections or any(
+                one.status == psutil.CONN_LISTEN or one.laddr.port not in ports
+                for one in connections
+            ):
+                return False
+    return True
 
 
 def _servers(admin: Path) -> list[dict[str, str]]:
