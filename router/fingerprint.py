@@ -22,6 +22,7 @@ import numpy as np
 
 from router.arrays import TokenIds, Vectors
 from router.model_config import CardExample, FingerprintConfig, resolve_path
+from router.names import SIDES
 from router.schema import Side
 
 FORMAT = "embedding-router fingerprint 1"
@@ -81,8 +82,7 @@ class Fingerprint:
         alike, or had too many tokens.
         """
         own = {(probe.text, probe.side): row for row, probe in enumerate(self.probes)}
-        sides: tuple[Side, Side] = ("query", "document")
-        alike = {(text, side): row for (text, _), row in own.items() for side in sides}
+        alike = {(text, side): row for (text, _), row in own.items() for side in SIDES}
         return alike | own
 
     def misread(self, probe: Probe, ids: TokenIds | None, prompted: str | None) -> str | None:

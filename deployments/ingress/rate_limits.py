@@ -109,9 +109,7 @@ class RateLimiter:
                 try:
                     await self.exchange()
                 except Exception:
-                    log.exception(
-                        "what the other routers say of the limits of keys could not be used"
-                    )
+                    log.exception("exchanging the use of key limits with other routers failed")
 
     async def exchange(self) -> None:
         """Run one exchange; calls during an exchange wait for the running one."""
@@ -120,18 +118,20 @@ class RateLimiter:
         if self._asking is None:
             if self._clock() - self._asked_s < NOT_SOONER_S:
                 return
-            self._asking = asyncio.get_running_loop().create_task(self._ask(self._exchange))
+            self._asking = asyncio.get_running_loop().create_task(
+                self._run_exchange(self._exchange)
+            )
         await asyncio.shield(self._asking)
 
-    async def _ask(self, exchange: Exchange) -> None:
+    async def _run_exchange(self, exchange: Exchange) -> None:
         try:
             replies = await exchange(self._quotas.reports(self._clock()))
         except Exception as error:  # routers that do not reply keep an even share reserved
             replies = {}
             if not self._failed:
                 log.warning(
-                    "the other routers cannot be heard: limits of keys are kept by even shares "
-                    "meanwhile (%r)",
+                    "the other routers do not reply; until they do, each router grants an equal "
+                    "share of every key's limits (%r)",
                     error,
                 )
             self._failed = True

@@ -146,7 +146,7 @@ class CardIdentity(Identity):
             *probes_of(preparer, name, model.max_tokens),
         ]
         # no other settings, and not the node: replicas that differ in these must match too
-        reads = [model.dimensions, getattr(model.engine, "source", None), model.revision]
+        reads = [model.dimensions, model.engine.hub_source, model.revision]
         self._key = f"{name}/{digest_of_probes(self._probes, reads)}"
         nothing = np.zeros((len(self._probes), model.dimensions), np.float32)
         super().__init__(engine, Fingerprint(name, self._probes, nothing), config, clock)

@@ -54,7 +54,8 @@ class ScoreIdentity(Identity):
         # another server can change its weights at any time
         self._first = None if config is not None or reranker.engine.runs_elsewhere else first
         # corrected overrides of a model make other scores
-        settings = [getattr(reranker.engine, name, None) for name in ("source", "args")]
+        engine_section = reranker.engine
+        settings = [engine_section.hub_source, engine_section.vllm_args]
         reads = [*settings, reranker.revision, reranker.score_kind]
         self._key = f"{name}/scores/{digest_of_probes(probes, reads)}"
         nothing = np.zeros((len(probes), 1), np.float32)

@@ -12,8 +12,7 @@ from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.socket_transport import DirectTransport
 from deployments.dispatch.transport import Transport
 from deployments.service.decision_log import DecisionLog
-from deployments.service.experiments import CANARY, Comparison
-from deployments.service.experiments import AnsweredRequest as Compared
+from deployments.service.experiments import CANARY, AnsweredRequest, Comparison
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
 from deployments.service.plan import ANYONE, Answer, Answered, Caller, Plan, entry_of, use_of
@@ -322,7 +321,7 @@ class Service:
         total_s = self.runner.learn(plan, model, got)
         if not truncated:
             self.comparison.answered(
-                Compared(
+                AnsweredRequest(
                     request,
                     plan.decision_input,
                     decision,

@@ -108,7 +108,7 @@ USE = ("key", "model", "collection")  # names from the config
 KEY_REQUESTS = _counter("key_requests", USE, "Answered requests, by key.")
 KEY_TOKENS = _counter("key_tokens", USE, "Tokens that models read for them, and cached ones.")
 KEY_DEVICE_SECONDS = _counter(
-    "key_device_seconds", USE, "Device time of them, as shares of full batches."
+    "key_device_seconds", USE, "Device time of these requests, as shares of full batches."
 )
 
 LATENCY = Metric(
@@ -154,7 +154,7 @@ DECISION_LOG_LOST = _counter(
     "decision_log_lost", (), "Requests that are missing in the decision log."
 )
 COLD_STARTS = _counter(
-    "cold_starts", MODEL, "Times that a model without replicas was asked for one."
+    "cold_starts", MODEL, "Requests for a first replica of a model that had none."
 )
 COALESCED = _counter(
     "coalesced_texts", MODEL, "Texts that waited for the same text of another request."
@@ -189,7 +189,7 @@ MARGIN = _gauge(
 )
 BIAS = _gauge("bias", MODEL, "Factor on the latency curve that makes the median prediction right.")
 CAPACITY = _gauge(
-    "replica_capacity_tokens_per_second", MODEL, "What one replica serves when enough waits for it."
+    "replica_capacity_tokens_per_second", MODEL, "What one replica serves with full batches."
 )
 OFFERED = _gauge(
     "offered_tokens_per_second", MODEL, "Demand: tokens of requests sent to the model."

@@ -60,7 +60,7 @@ class Publisher:
                     _TotalCounter(f"{name}_sum", one.meaning, one.labels),
                 )
         self._task: asyncio.Task[None] | None = None
-        self._telling = threading.Lock()  # a thread can be at it when `stop` comes
+        self._publishing = threading.Lock()  # a thread can publish while `stop` is called
 
     def start(self) -> None:
         """Publish from now on, on the running loop."""
@@ -78,18 +78,18 @@ class Publisher:
             try:
                 self._sample()
                 # Ray's calls give up the interpreter, and the loop would wait for it at each
-                await asyncio.to_thread(self._tell)
+                await asyncio.to_thread(self._publish_all)
             except Exception:
-                log.exception("the metrics of this moment are lost")
+                log.exception("publishing metrics failed; they are tried again in %g s", EVERY_S)
             await asyncio.sleep(EVERY_S)
 
     def publish(self) -> None:
         """Report the changes since the last time."""
         self._sample()
-        self._tell()
+        self._publish_all()
 
-    def _tell(self) -> None:
-        with self._telling:
+    def _publish_all(self) -> None:
+        with self._publishing:
             for tally in self._tallies:
                 self._publish(tally)
 

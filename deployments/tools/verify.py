@@ -18,18 +18,17 @@ import numpy as np
 
 from deployments.tools.align import AlignError, align, material, rows_by_language
 from deployments.tools.corpus import CorpusError, Text, parquet_file, read_texts
+from deployments.tools.origins import MIN_COSINE
 from router.adapters import METHODS
 from router.arrays import Vectors
-from router.model_config import FingerprintConfig
 from router.proof import RetainedQuality, kept_of
 from router.retrieval import TOP, Found, nearest
 from router.schema import Side
 from router.space import Space
 
 FEWEST_TEXTS = 100  # with fewer texts there is no verdict
-SAME_COSINE: float = FingerprintConfig.model_fields["min_cosine"].default
 BRIDGE_TEXTS_A_DIMENSION = 1.5  # enough to fit a map, and to judge it on texts left out
-LOW_QUANTILE = 0.01  # this quantile of the cosines must reach SAME_COSINE
+LOW_QUANTILE = 0.01  # this quantile of the cosines must reach MIN_COSINE
 
 Verdict = Literal["keep", "bridge", "migrate"]
 
@@ -153,7 +152,7 @@ async def verify(sample: Sample, space: Space, now: Vectors, least: float) -> Ve
         for name, rows in rows_by_language([text.text for text in sample.texts]).items()
     }
     cosines: Vectors = (stored * now).sum(axis=1)
-    same = float(np.quantile(cosines, LOW_QUANTILE)) >= SAME_COSINE
+    same = float(np.quantile(cosines, LOW_QUANTILE)) >= MIN_COSINE
     # each language must be able to reach `least`, whatever the others do
     finds = kept.recall_low >= least and all(one.recall_high >= least for one in languages.values())
     bridged, why = None, None

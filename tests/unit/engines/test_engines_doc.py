@@ -63,8 +63,21 @@ async def test_the_section_of_the_page_is_strict(model: ModelConfig) -> None:
     engines.create(model.model_copy(update={"tokenizer": "tokenizer.json"}), None)
 
 
+def listed_in(table: str) -> set[str]:
+    """The names in the first column of the table whose first heading is `table`."""
+    rows = DOC.partition(f"| {table} |")[2].partition("\n\n")[0]
+    return set(re.findall(r"`(\w+)(?:\(\))?`", "".join(re.findall(r"^\| (`.*?) \|", rows, re.M))))
+
+
+def test_the_page_lists_what_a_replica_reads_of_an_engine() -> None:
+    replica = Path(engines.__file__).parents[1] / "replica"
+    read = "".join(path.read_text() for path in replica.glob("*.py"))
+    names = set(re.findall(r'getattr\((?:self\._)?engine, "(\w+)"', read))
+    assert names == listed_in("attribute")
+
+
 def test_the_page_lists_every_trait() -> None:
-    listed = set(re.findall(r"`(\w+)(?:\(\))?`", "".join(re.findall(r"^\| (`.*?) \|", DOC, re.M))))
+    listed = listed_in("trait")
     traits = {name for name in vars(EngineSection) if not name.startswith(("_", "model_"))}
     assert listed == traits
 
@@ -85,7 +98,10 @@ def test_every_kind_has_a_module_that_creates_it(section: type[EngineSection]) -
     assert section.takes_token_ids or section.takes_texts
 
 
-CHECK_OF_KIND = re.compile(r"import .*[a-z]Engine\b|isinstance.*ngine\)")
+CHECK_OF_KIND = re.compile(
+    r"import .*\b[A-Z][a-z]\w*EngineConfig\b|isinstance\(.*EngineConfig\b"
+    r"|getattr\(\w+(\.\w+)*\.engine, "
+)
 
 
 def kinds_read(node: ast.AST) -> Iterator[str]:
@@ -113,6 +129,19 @@ def kinds_read(node: ast.AST) -> Iterator[str]:
 )
 def test_a_look_at_a_kind_would_be_found(line: str) -> None:
     assert list(kinds_read(ast.parse(line)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from router.engine_config import VllmEngineConfig",
+        "if isinstance(engine, VllmEngineConfig):",
+        "if isinstance(engine, (RemoteEngineConfig, VllmEngineConfig)):",
+        'source = getattr(model.engine, "source", None)',
+    ],
+)
+def test_a_look_at_a_class_would_be_found(line: str) -> None:
+    assert CHECK_OF_KIND.search(line)
 
 
 @pytest.mark.parametrize("line", ["f'a {model.engine.kind} engine'", "{'engine': engine.kind}"])
