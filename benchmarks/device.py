@@ -116,15 +116,17 @@ def device() -> type[Any]:
     return PretendDevice
 
 
-def started(way: DriveMode, folder: Path) -> tuple["InProcess", type[Any]]:
-    """An engine that has not started yet, and its device."""
+def started(
+    way: DriveMode, folder: Path, executor: type[Any] | None = None
+) -> tuple["InProcess", type[Any]]:
+    """An engine that has not started yet, and its device: `executor` or a simulated one."""
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     from benchmarks.device_before import Before
     from deployments.engines.vllm import vllm_config
     from deployments.engines.vllm_in_process import InProcess
     from router.engine_config import VllmEngineConfig
 
-    pretend = device()
+    pretend = executor or device()
     settings = VllmEngineConfig(
         kind="vllm",
         source=str(folder),

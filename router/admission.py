@@ -4,6 +4,7 @@ Pure: times are arguments.
 """
 
 import math
+from operator import itemgetter
 from typing import Any
 
 from router.calls import DispatchLimits
@@ -18,6 +19,9 @@ from router.replica_health import ReplicaSet
 RETRY_AFTER_S = 1.0  # the Retry-After of an error when there is no better estimate
 MOST_RETRY_AFTER_S = 60.0  # OpenAI's clients wait for no longer than 120 s, older ones 60
 LEAST_BULK_SHARE = 0.01  # of the capacity, if the config guarantees less
+
+
+by_wait = itemgetter(1)
 
 
 class Admission:
@@ -73,6 +77,10 @@ class Admission:
             same = self._queues.bulk.before(sender) + coming[1]
         ahead = waiting + same if bulk else waiting
         wait_s = self._wait_s(ahead, bulk, now)
+        share = self._limits.bulk_share
+        if bulk and share > 0.0:  # which no interactive work can take
+            own = same + tokens
+            ahead, wait_s = min((ahead, wait_s), (own, self._seconds(own) / share), key=by_wait)
         left_s = math.inf if deadline_s is None else max(0.0, deadline_s - now)
         most_s = left_s if bulk else min(self._limits.max_queue_s, left_s)
         full = same > 0 and same + tokens > self._limits.max_queued_tokens
@@ -94,11 +102,17 @@ class Admission:
         return max(wait_s - most_s / 2, wait_s * (ahead - left) / ahead)
 
     def _wait_s(self, waiting: int, bulk: bool, now: float) -> float:
-        """The predicted seconds until this many tokens are sent; 0 if no replica is ready."""
-        if not waiting or not self._replicas.ready:
+        """The predicted seconds until this many tokens are sent."""
+        seconds = self._seconds(waiting)
+        if seconds and bulk:  # interactive work is sent first, even if it arrives later
+            rate = waiting / seconds
+            least = max(LEAST_BULK_SHARE, self._limits.bulk_share)
+            return waiting / max(least * rate, rate - self._interactive.tokens_per_s(now))
+        return seconds
+
+    def _seconds(self, tokens: int) -> float:
+        """Seconds that the replicas need for this router's tokens; 0 if no replica is ready."""
+        if not tokens or not self._replicas.ready:
             return 0.0
         rate = self._feedback.tokens_per_s * len(self._replicas.ready) / self._ledger.routers
-        if bulk:  # interactive work is sent first, even if it arrives later
-            least = max(LEAST_BULK_SHARE, self._limits.bulk_share)
-            rate = max(least * rate, rate - self._interactive.tokens_per_s(now))
-        return waiting / rate
+        return tokens / rate

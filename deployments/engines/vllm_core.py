@@ -165,6 +165,10 @@ class Core:
             job.running_tokens = self._running_tokens()
         return bool(finished), done
 
+    def has_work(self) -> bool:
+        """Whether texts are unfinished, or a step of aborted ones is still in flight."""
+        return bool(self.running) or bool(self._running_tokens())
+
     def _running_tokens(self) -> int | None:
         """Tokens of the steps that the device still has to run; None: one step at a time."""
         in_flight = self._core.batch_queue

@@ -102,6 +102,8 @@ class InProcess:
                 sent = True
                 await job.future
             elif self._dead is not None:
+                if job.future.done():
+                    job.future.exception()  # or asyncio would log that nobody read it
                 raise self._dead
         except asyncio.CancelledError:
             job.cancelled = True
@@ -165,6 +167,10 @@ class InProcess:
             facts = facts_of(engine.vllm_config, core.probe())
         except Exception as error:
             in_loop(start, None, error)
+            if self.engine is not None:
+                with suppress(Exception):
+                    self.engine.engine_core.shutdown()
+                self.engine = None
             return
         in_loop(start, facts, None)
         failed = False
@@ -193,7 +199,7 @@ class InProcess:
     def _step(self, core: "Core", in_loop: Callable[..., None]) -> None:
         """Take new jobs, run a step and deliver finished jobs, until stopped."""
         while True:
-            wait = not core.running
+            wait = not core.has_work()
             while wait or not self._inbox.empty():
                 wait = False
                 job = self._inbox.get()
@@ -204,7 +210,7 @@ class InProcess:
                     in_loop(self._leave, job)
                 else:
                     core.add(job)
-            if core.running:
+            if core.has_work():
                 answered, done = core.step()
                 if answered:
                     in_loop(self._finish, done)

@@ -171,8 +171,8 @@ def _drained(admin: Path) -> tuple[int, int] | None:
     try:
         for row in _servers(admin):
             if not row["status"].startswith("DRAIN"):
-                _say(admin, f"set server {row['pxname']}/{row['svname']} state drain")
-        pid = re.search(r"(?m)^Pid: (\d+)$", _say(admin, "show info"))
+                command(admin, f"set server {row['pxname']}/{row['svname']} state drain")
+        pid = re.search(r"(?m)^Pid: (\d+)$", command(admin, "show info"))
         return int(pid[1]) if pid else 0, sum(int(row["scur"] or 0) for row in _servers(admin))
     except (OSError, ValueError, KeyError):  # no answer, or half of one
         return None
@@ -208,15 +208,16 @@ def _servers(admin: Path) -> list[dict[str, str]]:
 
 
 def _rows(admin: Path) -> list[dict[str, str]]:
-    names, *rows = _say(admin, "show stat").removeprefix("# ").strip().splitlines()
+    names, *rows = command(admin, "show stat").removeprefix("# ").strip().splitlines()
     return [dict(zip(names.split(","), row.split(","), strict=False)) for row in rows]
 
 
-def _say(admin: Path, command: str) -> str:
+def command(admin: Path, text: str) -> str:
+    """Send a command to the admin socket of a HAProxy, and return its reply. Raises OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as one:
         one.settimeout(2.0)
         one.connect(str(admin))
-        one.sendall(f"{command}\n".encode())
+        one.sendall(f"{text}\n".encode())
         parts = []
         while part := one.recv(65536):
             parts.append(part)

@@ -52,15 +52,15 @@ class Proxies:
 
     def start(self) -> None:
         """Start one that takes over from the last one."""
-        command = [serve_internals.haproxy_binary(), "-db", "-f", self.folder / haproxy.CONFIG]
+        command = [serve_internals.haproxy_binary(), "-db", "-f", str(self.folder / haproxy.CONFIG)]
         if self.processes:
-            command += ["-sf", str(self.processes[-1].pid), "-x", self.folder / "admin.sock"]
+            command += ["-sf", str(self.processes[-1].pid), "-x", str(self.folder / "admin.sock")]
         self.processes.append(started := subprocess.Popen(command))
         wait_for(lambda: f"Pid: {started.pid}\n" in self._info(), "HAProxy to answer")
 
     def _info(self) -> str:
         try:
-            return haproxy._say(self.folder / "admin.sock", "show info")
+            return haproxy.command(self.folder / "admin.sock", "show info")
         except OSError:
             return ""
 

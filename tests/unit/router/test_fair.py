@@ -164,11 +164,24 @@ def test_bulk_goes_beside_interactive_work_where_calls_are_worked_on_side_by_sid
 
 
 def test_bulk_is_admitted_by_the_interactive_work_of_all_keys() -> None:
-    machine = DispatchMachine("a", curve=LINE)
+    machine = DispatchMachine("a", curve=LINE, bulk_share=0.0)
     machine.submit(*[400] * 80, sender=ONE)
     admission, soon = machine.state.admission, machine.now + 0.5
     assert admission.refusal(20, soon, True, machine.now, sender=OTHER) is not None
     assert admission.refusal(20, soon, False, machine.now, sender=OTHER) is None
+    machine.answer_all()
+    machine.close()
+
+
+@pytest.mark.parametrize(("own", "admitted"), [(2_000, True), (20_000, False)])
+def test_bulk_is_admitted_if_its_share_is_enough(own: int, admitted: bool) -> None:
+    """However much interactive work waits: the share is time that it cannot take."""
+    machine = DispatchMachine("a", curve=LINE, bulk_share=0.1)
+    rate = machine.state.feedback.tokens_per_s
+    machine.submit(*[400] * round(29 * rate / 400), sender=ONE)
+    deadline_s = machine.now + 100_000 / rate
+    refusal = machine.state.admission.refusal(own, deadline_s, True, machine.now, sender=OTHER)
+    assert (refusal is None) is admitted
     machine.answer_all()
     machine.close()
 
