@@ -21,7 +21,7 @@ from router.decision_log import read as read_log
 from router.keys import hash_of
 from router.replay import replay
 from router.strict import changed
-from tests.http.test_second_try import faulty
+from tests.support.faults import faulty
 from tests.support.local_service import LocalRouter, served
 
 TEMPLATE = "judge {instruction} | {query} | {document} :"
