@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks import clients
-from tests.http.test_names import MODEL
 from tests.support import node
 from tests.support.clients_page import PAGE, check
 from tests.support.local_service import served
+from tests.support.named_service import MODEL
 
 SECTIONS = PAGE.partition("\n## Recipes\n")[2].split("\n### ")[1:]
 RECIPES: dict[str, tuple[str, str]] = {  # language and code, by title
