@@ -8,6 +8,7 @@ from deployments.dispatch.wire import Call
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError
 
 CALL = Call(None, np.array([3], np.int32), ["some text"], "document", [None])
+DEAD = EngineDead("a step of vLLM failed with OutOfMemoryError, the replica must be replaced")
 
 
 class Card:
@@ -36,6 +37,3 @@ class Card:
             raise self.error
 
     async def stop(self) -> None: ...
-
-
-DEAD = EngineDead("a step of vLLM failed with OutOfMemoryError, the replica must be replaced")
