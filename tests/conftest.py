@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("tests.support")  # what fails there shows its values too
 pytest_plugins = ["tests.support.not_run", "tests.support.side_by_side"]
 
 # a busy machine makes an example slow, not wrong

@@ -39,6 +39,12 @@ def switch_early(config: "VllmConfig") -> None:
         sys.setswitchinterval(SWITCH_S)
 
 
+def _read(future: "asyncio.Future[None]") -> None:
+    """Read the error of a future that nobody awaits, or asyncio logs that nobody did."""
+    if future.done() and not future.cancelled():
+        future.exception()
+
+
 class InProcess:
     """vLLM's LLMEngine on a thread of this process."""
 
@@ -102,8 +108,6 @@ class InProcess:
                 sent = True
                 await job.future
             elif self._dead is not None:
-                if job.future.done():
-                    job.future.exception()  # or asyncio would log that nobody read it
                 raise self._dead
         except asyncio.CancelledError:
             job.cancelled = True
@@ -113,6 +117,7 @@ class InProcess:
         finally:
             if not sent:
                 self._leave(job)
+                _read(job.future)
         times = Times(job.prepared_s, job.taken_s, job.stepped_s) if sent else None
         return Encoded(job.failed, times, job.running_tokens)
 

@@ -10,47 +10,23 @@ import httpx
 import pytest
 from openai import AuthenticationError, OpenAI, PermissionDeniedError, RateLimitError
 
-from deployments.ingress.asgi import HttpRequest, Message
 from deployments.ingress.auth import Access, duration
 from deployments.ingress.rate_limits import RateLimiter
 from deployments.ingress.routes import FILES
 from deployments.ingress.views import NOT_TAKEN
 from deployments.telemetry import metrics
 from router.errors import InvalidApiKey
-from router.exposure import is_loopback, require_local
-from router.keys import EVERYTHING, hash_of, new_key
+from router.keys import hash_of
 from router.routes import ROUTES, Audience
-from router.strict import ConfigError, parse_args
+from router.strict import parse_args
 from tests.support.local_service import LocalRouter, served
+from tests.support.locked_service import KEYS, LOCKED, MODEL, OPEN, http_request
 
 
 def paths_for(caller: Audience) -> set[str]:
     return {route.path for route in (*ROUTES, *FILES) if route.caller is caller}
 
 
-NAMES = ("all", "fast", "limited", "bulk", "admin")
-KEYS = {name: new_key(bytes([index + 1]) * 32) for index, name in enumerate(NAMES)}
-MODEL: dict[str, Any] = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 4096}
-OPEN: dict[str, Any] = {
-    "models": {"small": MODEL, "large": MODEL},
-    "tiers": {"fast": "small", "best": "large"},
-    "routing": {"rules": [{"name": "long", "when": {"min_tokens": 1000}, "floor": "best"}]},
-    "collections": {"docs": "small/8", "shop": "large/8"},
-}
-LOCKED: dict[str, Any] = OPEN | {
-    "keys": {name: {"hash": hash_of(key)} for name, key in KEYS.items()}
-    | {
-        "fast": {"hash": hash_of(KEYS["fast"]), "tiers": ["fast"], "collections": ["docs"]},
-        "limited": {
-            "hash": hash_of(KEYS["limited"]),
-            "requests_per_minute": 20,
-            "tokens_per_minute": 3000,
-        },
-        "bulk": {"hash": hash_of(KEYS["bulk"]), "priorities": ["bulk"]},
-        "admin": {"hash": hash_of(KEYS["admin"]), "admin": True},
-    },
-    "cors": {"origins": ["https://app.example.com"]},
-}
 WORD = "abc " * 3  # four of the estimated tokens
 
 
@@ -321,126 +297,6 @@ def test_origins_are_nobody_by_default_and_everybody_by_a_star() -> None:
     assert star.cors({"origin": "https://any.example"})["access-control-allow-origin"] == "*"
 
 
-@pytest.mark.parametrize(
-    ("headers", "allowed"),
-    [
-        ({"origin": "https://evil.example"}, False),
-        ({"origin": "null"}, False),
-        ({"origin": "http://localhost:3000"}, False),
-        ({"origin": "http://localhost.evil.example"}, False),
-        ({"origin": ""}, False),
-        ({"sec-fetch-site": "cross-site"}, False),
-        ({"sec-fetch-site": "same-site"}, False),
-        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, False),
-        ({"sec-fetch-site": "cross-site", "origin": "https://app.example.com"}, True),
-        ({"origin": "https://app.example.com"}, True),
-        ({"origin": "http://localhost:PORT", "sec-fetch-site": "same-origin"}, True),
-        ({"origin": "http://127.0.0.1:PORT"}, True),
-        ({"sec-fetch-site": "none"}, True),
-        ({}, True),
-    ],
-    ids=str,
-)
-def test_pages_of_other_origins_do_not_have_an_open_service_work(
-    headers: dict[str, str], allowed: bool
-) -> None:
-    with served(OPEN | {"cors": {"origins": ["https://app.example.com"]}}) as (url, _):
-        port = url.rpartition(":")[2]
-        sent = {name: value.replace("PORT", port) for name, value in headers.items()}
-        for path in ("/v1/embeddings", "/v1/route", "/v1/what-if"):
-            answer = httpx.post(
-                url + path,
-                content=b'{"input": "hello"}',
-                headers={"content-type": "text/plain", **sent},
-            )
-            assert answer.headers["x-content-type-options"] == "nosniff"
-            if not allowed:
-                told = answer.json()["error"]
-                assert (answer.status_code, told["code"]) == (403, "origin_not_allowed")
-                assert "cors.origins" in told["message"]
-            else:
-                assert answer.status_code != 403
-        assert httpx.get(f"{url}/v1/models", headers=sent).status_code == (200 if allowed else 403)
-
-
-def test_a_link_to_the_console_is_followed_and_keys_and_auth_none_go_first() -> None:
-    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
-    evil = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
-    with served(OPEN) as (url, _):
-        assert httpx.get(f"{url}/", headers=link).status_code == 200
-        assert httpx.get(f"{url}/v1/models", headers=link).status_code == 403
-    with served(OPEN | {"auth": "none"}) as (url, _):
-        assert httpx.get(f"{url}/v1/models", headers=evil).status_code == 200
-    with served(LOCKED) as (url, _):
-        with_key = {"authorization": f"Bearer {KEYS['all']}", **evil}
-        assert httpx.get(f"{url}/v1/models", headers=with_key).status_code == 200
-
-
-def http_request(path: str, headers: dict[str, str], peer: str | None = None) -> HttpRequest:
-    async def receive() -> Message:
-        raise AssertionError("nobody reads a body")
-
-    scope: dict[str, Any] = {
-        "path": path,
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-    }
-    return HttpRequest(
-        scope if peer is None else scope | {"client": (peer, 1)}, receive, alone=True
-    )
-
-
-def test_an_open_service_answers_its_own_machine_only() -> None:
-    access = Access(parse_args(OPEN))
-    for peer in ("127.0.0.1", "::1", "127.8.9.10", "::ffff:127.0.0.1"):
-        assert access.caller(http_request("/v1/models", {}, peer)) is EVERYTHING
-    for peer in ("10.0.0.7", "192.168.1.1", "fe80::1", "::ffff:10.0.0.7", "example"):
-        with pytest.raises(InvalidApiKey, match=r"write `auth: none`"):
-            access.caller(http_request("/v1/models", {}, peer))
-    assert (
-        Access(parse_args(OPEN | {"auth": "none"})).caller(
-            http_request("/v1/models", {}, "10.0.0.7")
-        )
-        is EVERYTHING
-    )
-
-
-@pytest.mark.parametrize(
-    "host", ["localhost:8000", "LOCALHOST", "localhost.", "127.0.0.1:8000", "[::1]:8000", "[::1]"]
-)
-def test_an_open_service_is_asked_for_by_its_machines_own_names(host: str) -> None:
-    assert (
-        Access(parse_args(OPEN)).caller(http_request("/v1/models", {"host": host}, "127.0.0.1"))
-        is EVERYTHING
-    )
-
-
-@pytest.mark.parametrize(
-    "host",
-    [
-        "evil.example:8000",
-        "localhost.evil.example",
-        "0.0.0.0:8000",
-        "127.0.0.1.nip.io",
-        "[::1",
-        "",
-        "a:b",
-    ],
-)
-def test_a_page_whose_name_was_bent_to_this_machine_reads_nothing_of_an_open_service(
-    host: str,
-) -> None:
-    with pytest.raises(InvalidApiKey, match="call it as localhost"):
-        Access(parse_args(OPEN)).caller(http_request("/v1/decisions", {"host": host}, "127.0.0.1"))
-    assert (
-        Access(parse_args(OPEN | {"auth": "none"})).caller(
-            http_request("/v1/models", {"host": host}, "127.0.0.1")
-        )
-        is EVERYTHING
-    )
-    with_key = http_request("/v1/models", {"host": host, "api-key": KEYS["all"]}, "127.0.0.1")
-    assert Access(parse_args(LOCKED)).caller(with_key).name == "all"
-
-
 def test_requests_that_never_reach_the_service_are_counted_too() -> None:
     limited = {
         "models": {"small": MODEL},
@@ -471,15 +327,6 @@ def test_requests_that_never_reach_the_service_are_counted_too() -> None:
         "rate_limit_exceeded": 1,
     }
     assert values[metrics.RATE_LIMITED] == {("requests",): 2, ("tokens",): 0}
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "gpu-7.example.com", None, ""])
-def test_other_addresses_than_loopback_need_keys_or_a_word(host: str | None) -> None:
-    with pytest.raises(ConfigError, match="add `keys:`"):
-        require_local(parse_args(OPEN), host, "http_options.host")
-    require_local(parse_args(OPEN | {"auth": "none"}), host, "http_options.host")
-    require_local(parse_args(LOCKED), host, "http_options.host")
-    assert not is_loopback(host)
 
 
 def test_keys_are_reloaded_and_a_limit_goes_on_where_it_was() -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks import clients
-from tests.http.test_names import MODEL
 from tests.support import node
+from tests.support.clients_page import PAGE, check
 from tests.support.local_service import served
+from tests.support.named_service import MODEL
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "clients.md").read_text()
 SECTIONS = PAGE.partition("\n## Recipes\n")[2].split("\n### ")[1:]
 RECIPES: dict[str, tuple[str, str]] = {  # language and code, by title
     section.partition("\n")[0]: re.findall(
@@ -92,18 +91,6 @@ def test_recipes_in_javascript(title: str, url: str) -> None:
 
 
 WITH_NODE = [name for name in clients.CLIENTS if name in JAVASCRIPT]
-
-
-def stated() -> dict[str, list[str]]:
-    """The page's table of what each client can say."""
-    lines = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| ")]
-    start = next(place for place, line in enumerate(lines) if line[1:] == [*clients.FEATURES])
-    return {line[0]: line[1:] for line in lines[start + 1 : start + 1 + len(clients.CLIENTS)]}
-
-
-def check(name: str, url: str) -> None:
-    found = clients.row(name, url, clients.names_of(url))
-    assert [*found.values()] == stated()[name]
 
 
 @pytest.mark.parametrize("name", [one for one in clients.CLIENTS if one not in WITH_NODE])

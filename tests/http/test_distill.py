@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 
 from router import fingerprint, student
 from router.cli import main
-from tests.http.test_space_commands import TEXTS, WORDS, Project
 from tests.support.local_service import served
 from tests.support.plain_server import fingerprint_of, plain_server
+from tests.support.space_project import TEXTS, WORDS, Project
 
 PIECES = [*WORDS, *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
 

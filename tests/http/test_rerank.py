@@ -1,4 +1,4 @@
-"""POST /v1/rerank as clients see it: the order, what was decided, and what is refused.
+"""POST /v1/rerank as clients see it: the order, and what was decided.
 
 Scores of the fake reranker are a hash of what it reads: a score that is right proves the template.
 """
@@ -21,39 +21,9 @@ from router.decision_log import read as read_log
 from router.keys import hash_of
 from router.replay import replay
 from router.strict import changed
-from tests.http.test_second_try import faulty
+from tests.support.faults import faulty
 from tests.support.local_service import LocalRouter, served
-
-TEMPLATE = "judge {instruction} | {query} | {document} :"
-DOCUMENTS = ["one", "two", "three", "four", "five"]
-CURVE = {"fixed_s": 0.0, "base_s": 0.001, "s_per_token": 0.00001}
-
-
-def reranker(seconds: float = 0.001, seed: int = 0, **more: Any) -> dict[str, Any]:
-    return {
-        "engine": {"kind": "fake", "seed": seed, "base_s": seconds},
-        "template": TEMPLATE,
-        "instruction": "well",
-        "max_tokens": 60,
-        "curve": CURVE | {"base_s": seconds},
-        **more,
-    }
-
-
-def model(dimensions: int) -> dict[str, Any]:
-    return {"engine": {"kind": "fake"}, "dimensions": dimensions, "max_tokens": 40, "curve": CURVE}
-
-
-ARGS: dict[str, Any] = {
-    "models": {"small": model(8), "large": model(16)},
-    "tiers": {"fast": "small", "best": "large"},
-    "rerankers": {
-        "quick": reranker(aliases=["Org/Quick"], quality={"default": 50}),
-        "slow": reranker(0.5, seed=1, score="raw", quality={"default": 60}),
-        "by-large": {"engine": {"kind": "similarity", "model": "large"}},
-    },
-    "rerank_tiers": {"fast": "quick", "balanced": "slow", "best": "by-large"},
-}
+from tests.support.rerank_service import ARGS, DOCUMENTS, LONG, expected, rerank
 
 
 @pytest.fixture(scope="module")
@@ -75,23 +45,8 @@ def fresh() -> Iterator[httpx.Client]:
         yield client
 
 
-def rerank(http: httpx.Client, path: str = "/v1/rerank", **body: Any) -> dict[str, Any]:
-    answer = http.post(path, json={"query": "which?", "documents": DOCUMENTS} | body)
-    assert answer.status_code == 200, answer.text
-    parsed: dict[str, Any] = answer.json()
-    return parsed
-
-
 def scored(answer: dict[str, Any]) -> dict[int, float]:
     return {one["index"]: one["relevance_score"] for one in answer["results"]}
-
-
-def expected(documents: list[str], query: str = "which?", task: str = "well", seed: int = 0) -> Any:
-    texts = [
-        TEMPLATE.replace("{instruction}", task).replace("{query}", query).replace("{document}", one)
-        for one in documents
-    ]
-    return hashed([f"document:{text}".encode() for text in texts], seed)[:, 0]
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
@@ -271,92 +226,6 @@ def test_a_header_sets_tier_and_budget_where_the_body_does_not(fresh: httpx.Clie
 def test_the_name_may_carry_a_budget(fresh: httpx.Client) -> None:
     late = rerank(fresh, model="balanced@250ms", query="by name")
     assert (late["model"], late["routing"]["reason"]) == ("quick", "budget")
-
-
-LONG = "word " * 100  # 125 tokens of the fake engine, and 60 or 40 are read
-
-
-def test_a_document_longer_than_a_pinned_reranker_reads_is_refused_by_its_place(
-    http: httpx.Client,
-) -> None:
-    refused = http.post(
-        "/v1/rerank", json={"query": "q", "documents": ["a", LONG], "model": "quick"}
-    )
-    error = refused.json()["error"]
-    assert (refused.status_code, error["code"]) == (400, "context_length_exceeded")
-    assert error["param"] == "documents"
-    assert error["message"].startswith("documents[1] ")
-    assert "quick reads 60" in error["message"]
-
-
-REFUSED: dict[str, dict[str, Any]] = {
-    "query is missing; send the text that documents are ranked for": {"query": None},
-    "query is an empty string; send text": {"query": ""},
-    "query must be a string, it is an array": {"query": ["a"]},
-    "documents is an empty array; send at least one text": {"documents": []},
-    "documents must be an array of strings, it is 'a'": {"documents": "a"},
-    "documents[1] must be a string, it is 1": {"documents": ["a", 1]},
-    "documents[1] is an empty string; leave it out": {"documents": ["a", ""]},
-    "documents[0] has no text; send a string": {"documents": [{}]},
-    "documents[0] must be a string, it is 1": {"documents": [{"text": 1}]},
-    "documents[0] has the key 'title', and only text is read; put all of it into text": {
-        "documents": [{"title": "t"}]
-    },
-    "documents has 1001 items; the limit is 1000 (limits.max_documents); send those that "
-    "a first search ranks highest": {"documents": ["a"] * 1001},
-    "top_n must be greater than or equal to 1, it is 0": {"top_n": 0},
-    "top_n must be a valid integer, it is '1'": {"top_n": "1"},
-    "max_tokens_per_doc must be greater than or equal to 1, it is 0": {"max_tokens_per_doc": 0},
-    "large is an embedding model and ranks nothing; send auto, or one of the rerankers quick, "
-    "slow, by-large": {"model": "large"},
-    "no reranker that this request leaves open has scores of kind 'raw' (quick: probability, "
-    "slow: raw, by-large: cosine); leave score out, or name another model": {
-        "model": "quick",
-        "score": "raw",
-    },
-    "instruction has 2001 characters; the limit is 2000 (limits.max_instruction_characters); "
-    "shorten it, or put it into the texts": {"instruction": "x" * 2001},
-}
-
-
-@pytest.mark.parametrize("sentence", REFUSED)
-def test_what_cannot_be_ranked_is_refused_by_name(http: httpx.Client, sentence: str) -> None:
-    changes = REFUSED[sentence]
-    answer = http.post("/v1/rerank", json={"query": "q", "documents": ["a"]} | changes)
-    assert (answer.status_code, answer.json()["error"]) == (
-        400,
-        {
-            "message": sentence,
-            "type": "invalid_request_error",
-            "param": list(changes)[-1],
-            "code": "invalid_value",
-        },
-    )
-
-
-def test_a_query_too_long_for_every_reranker_is_named(http: httpx.Client) -> None:
-    answer = http.post(
-        "/v1/rerank",
-        json={"query": LONG, "documents": ["a"], "model": "by-large", "truncate": "end"},
-    )
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
-    assert "large" in error["message"]
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
-        ({"query": "q", "documents": ["a"], "topn": 1}, 400, "unknown_field"),
-        ({"query": "q", "documents": ["a"], "model": "gpt-4"}, 404, "model_not_found"),
-        (["q"], 400, "invalid_json"),
-    ],
-)
-def test_other_refusals_have_their_own_codes(
-    http: httpx.Client, body: Any, status: int, code: str
-) -> None:
-    answer = http.post("/v1/rerank", json=body)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
 @pytest.mark.parametrize("name", ["quick", "Org/Quick", "BY-LARGE"])

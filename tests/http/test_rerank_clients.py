@@ -22,8 +22,8 @@ from router.rerank_schema import RerankRequest
 from router.schema import EmbeddingsRequest
 from router.steps import ReplicaCounters
 from router.strict import parse_args
-from tests.http.test_rerank import ARGS, DOCUMENTS, expected, rerank
 from tests.support.local_service import LocalRouter, served
+from tests.support.rerank_service import ARGS, DOCUMENTS, expected, rerank
 
 KEY = new_key(b"k" * 32)
 

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from router.keys import hash_of, new_key
-from tests.http.test_rerank import ARGS, model, reranker
-from tests.support.local_service import served
+from tests.support.local_service import LocalRouter, served
+from tests.support.rerank_service import ARGS, LONG, model, reranker
 
 FORMS = {"/v1/rerank": "documents", "/rerank": "texts"}
 
@@ -308,3 +308,98 @@ def test_a_lane_that_the_key_may_not_use_is_refused(named: httpx.Client, path: s
         )
         assert f'send "priority": "{own}"' in error["message"]
         assert rerank(named, key, path, priority=own).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[str, LocalRouter]]:
+    with served(ARGS) as both:
+        yield both
+
+
+@pytest.fixture
+def http(running: tuple[str, LocalRouter]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running[0], timeout=60) as client:
+        yield client
+
+
+def test_a_document_longer_than_a_pinned_reranker_reads_is_refused_by_its_place(
+    http: httpx.Client,
+) -> None:
+    refused = http.post(
+        "/v1/rerank", json={"query": "q", "documents": ["a", LONG], "model": "quick"}
+    )
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (400, "context_length_exceeded")
+    assert error["param"] == "documents"
+    assert error["message"].startswith("documents[1] ")
+    assert "quick reads 60" in error["message"]
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "query is missing; send the text that documents are ranked for": {"query": None},
+    "query is an empty string; send text": {"query": ""},
+    "query must be a string, it is an array": {"query": ["a"]},
+    "documents is an empty array; send at least one text": {"documents": []},
+    "documents must be an array of strings, it is 'a'": {"documents": "a"},
+    "documents[1] must be a string, it is 1": {"documents": ["a", 1]},
+    "documents[1] is an empty string; leave it out": {"documents": ["a", ""]},
+    "documents[0] has no text; send a string": {"documents": [{}]},
+    "documents[0] must be a string, it is 1": {"documents": [{"text": 1}]},
+    "documents[0] has the key 'title', and only text is read; put all of it into text": {
+        "documents": [{"title": "t"}]
+    },
+    "documents has 1001 items; the limit is 1000 (limits.max_documents); send those that "
+    "a first search ranks highest": {"documents": ["a"] * 1001},
+    "top_n must be greater than or equal to 1, it is 0": {"top_n": 0},
+    "top_n must be a valid integer, it is '1'": {"top_n": "1"},
+    "max_tokens_per_doc must be greater than or equal to 1, it is 0": {"max_tokens_per_doc": 0},
+    "large is an embedding model and ranks nothing; send auto, or one of the rerankers quick, "
+    "slow, by-large": {"model": "large"},
+    "no reranker that this request leaves open has scores of kind 'raw' (quick: probability, "
+    "slow: raw, by-large: cosine); leave score out, or name another model": {
+        "model": "quick",
+        "score": "raw",
+    },
+    "instruction has 2001 characters; the limit is 2000 (limits.max_instruction_characters); "
+    "shorten it, or put it into the texts": {"instruction": "x" * 2001},
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_what_cannot_be_ranked_is_refused_by_name(http: httpx.Client, sentence: str) -> None:
+    changes = REFUSED[sentence]
+    answer = http.post("/v1/rerank", json={"query": "q", "documents": ["a"]} | changes)
+    assert (answer.status_code, answer.json()["error"]) == (
+        400,
+        {
+            "message": sentence,
+            "type": "invalid_request_error",
+            "param": list(changes)[-1],
+            "code": "invalid_value",
+        },
+    )
+
+
+def test_a_query_too_long_for_every_reranker_is_named(http: httpx.Client) -> None:
+    answer = http.post(
+        "/v1/rerank",
+        json={"query": LONG, "documents": ["a"], "model": "by-large", "truncate": "end"},
+    )
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
+    assert "large" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"query": "q", "documents": ["a"], "topn": 1}, 400, "unknown_field"),
+        ({"query": "q", "documents": ["a"], "model": "gpt-4"}, 404, "model_not_found"),
+        (["q"], 400, "invalid_json"),
+    ],
+)
+def test_other_refusals_have_their_own_codes(
+    http: httpx.Client, body: Any, status: int, code: str
+) -> None:
+    answer = http.post("/v1/rerank", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)

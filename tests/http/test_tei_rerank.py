@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.http.test_rerank import ARGS, DOCUMENTS
 from tests.support.local_service import served
+from tests.support.rerank_service import ARGS, DOCUMENTS
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,9 @@ import httpx
 import pytest
 
 from router.keys import hash_of
-from tests.http.test_names import ARGS as NAMED
-from tests.support.local_service import FAKE, served
+from tests.support.local_service import served
+from tests.support.shapes import ARGS
 
-ARGS = NAMED | {"models": NAMED["models"] | {"reader": FAKE}}
 KEYS = {name: f"er-{name:-<32}" for name in ("strict", "some", "all")}
 IGNORED: dict[str, Any] = {"strict": False, "some": ["keep_alive", "add bos"], "all": True}
 LOCKED = ARGS | {

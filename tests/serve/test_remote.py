@@ -11,9 +11,9 @@ import httpx
 import pytest
 import yaml
 
-from tests.http.test_upstream import WIDTH, upstream
 from tests.support.launched import ROOT, Launched, launched
 from tests.support.ports import free_port
+from tests.support.upstream import WIDTH, upstream
 from tests.support.waiting import WAIT_S, wait_for
 
 pytestmark = [pytest.mark.serve, pytest.mark.models]

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from router.switches import missing
-from tests.serve.test_local import (  # noqa: F401  # run here with the fixture below
+from tests.support.launched import ROOT
+from tests.support.local_contract import (  # noqa: F401  # run here with the fixture below
     test_a_client_that_leaves_takes_its_work_out_of_the_engine,
     test_a_list_of_2048_items_is_answered_in_order,
     test_bad_requests_are_the_contracts_errors_through_serve,
@@ -16,7 +17,6 @@ from tests.serve.test_local import (  # noqa: F401  # run here with the fixture 
     test_every_tier_answers_and_says_its_space,
     test_related_sentences_are_closer_than_unrelated_ones,
 )
-from tests.support.launched import ROOT
 from tests.support.serve_run import ServeRun, served_by_serve_run
 
 pytestmark = [pytest.mark.serve, pytest.mark.models, pytest.mark.long]

@@ -11,7 +11,7 @@ from router.sim.outcome import Outcome
 from router.sim.replicas import Noise
 from router.sim.simulation import Simulation, SimulationInputs
 from router.sim.traffic import Arrival, Kind, Shapes
-from tests.simulation.test_truth import args_of
+from tests.support.simulated import args_of
 
 LOADED_S, END_S = 20.0, 50.0
 BUDGET_S = 0.195  # an idle model takes 0.06 s

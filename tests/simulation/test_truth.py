@@ -6,74 +6,31 @@ import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from router.config import RouterArgs
 from router.domain import Decision, Load, Model, Request
-from router.models import build_models, build_policy
+from router.models import build_models
 from router.policy import decide
 from router.rules import Policy
 from router.sim.replicas import Noise
-from router.sim.simulation import Fault, Simulation, SimulationInputs
-from router.sim.traffic import Kind, Rate, Shapes, poisson
-
-
-def args_of(batch_tokens: int = 1000, calls_in_flight: int = 2, **curve: float) -> RouterArgs:
-    """Two models, the larger three times slower."""
-
-    def model(times: float, points: float) -> dict[str, object]:
-        own = {"s_per_token": 1e-5, "base_s": 0.002, "fixed_s": 0.0, "overhead_s": 0.001} | curve
-        slow = {key: value * times for key, value in own.items()}
-        return {
-            "engine": {"kind": "fake"},
-            "dimensions": 64,
-            "max_tokens": 8192,
-            "calls_in_flight": calls_in_flight,
-            "quality": {"default": points},
-            "curve": {**slow, "batch_tokens": batch_tokens},
-        }
-
-    return RouterArgs.model_validate(
-        {
-            "models": {"small": model(1.0, 60.0), "large": model(3.0, 70.0)},
-            "tiers": {"fast": "small", "best": "large"},
-            "routing": {"default_tier": "best"},
-            "limits": {"max_queue_s": 1e6, "request_timeout_s": 1e6, "max_queued_tokens": 10**9},
-        }
-    )
-
-
-def simulation(
-    args: RouterArgs, rate: float, seconds: float, kind: Kind, seed: int = 0, **changes: object
-) -> Simulation:
-    models = build_models(args)
-    setup = SimulationInputs(
-        args,
-        models,
-        build_policy(args.routing, args.tiers),
-        {"small": 2, "large": 2},
-        dict.fromkeys(models, True),
-        seed=seed,
-    )
-    setup = replace(setup, **changes)  # type: ignore[arg-type]
-    shapes = Shapes([kind], models, args.models)
-    return Simulation(setup, poisson(Rate([(0.0, rate)]), seconds, shapes, Random(seed)), seconds)
-
+from router.sim.simulation import Fault
+from router.sim.traffic import Kind, Shapes
+from tests.support.simulated import QUERY, args_of, simulation
 
 ROOT = Path(__file__).resolve().parents[2]
 SAME = """
-from tests.simulation.test_truth import Fault, Noise, QUERY, args_of, simulation
+from router.sim.replicas import Noise
+from router.sim.simulation import Fault
+from tests.support.simulated import QUERY, args_of, simulation
 faults = (Fault(0.5, "large", 3, restart_s=0.3), Fault(1.0, "small", 2, factor=40.0, seconds=0.5))
 kind = QUERY._replace(tokens=(20, 900), budgets_s={0.05: 1.0, None: 1.0})
 run = simulation(args_of(), 900.0, 2.0, kind, faults=faults, routers=3, noise=Noise(0.1, 0.01, 0.1),
     replicas={"small": 5, "large": 5})
 print(run.run().as_dict())
 """
-QUERY = Kind("query", 1.0, (20, 80), {"en": 1.0}, {0.05: 1.0})
 
 
 @pytest.mark.parametrize("routers", [1, 3])

@@ -31,6 +31,7 @@ from router.steps import ReplicaCounters
 
 BATCH = 1000
 SHORT = Curve(0.001, 0.001, 0.0001, 0.0, BATCH)
+TENTH = Curve(0.0, 0.1, 0.0, 0.0, BATCH)  # every step takes 0.1 s
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -4,6 +4,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.support.needs import needs
 
 BINARY = shutil.which("redis-server")
 needs_redis = needs("redis-server")
+ALWAYS_S = 30.0  # a time box that a busy machine does not open
 
 
 class RedisServer:
@@ -82,3 +84,13 @@ def redis_server(folder: Path) -> Iterator[RedisServer]:
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def redis_of_a_test() -> Iterator[RedisServer]:
+    """A server in a folder of its own, whose path is short enough for a socket."""
+    with (
+        tempfile.TemporaryDirectory(prefix="er-", dir="/tmp") as folder,
+        redis_server(Path(folder)) as running,
+    ):
+        yield running

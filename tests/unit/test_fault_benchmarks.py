@@ -18,7 +18,7 @@ from benchmarks.abuse_attacks import ATTACKS
 from benchmarks.live import ROOT
 from benchmarks.outages import ANSWERED, Sent
 from deployments.launch.serve_config import application as application_of
-from tests.unit.test_live_benchmarks import entry
+from tests.support.live_entries import entry
 
 
 def test_a_mark_is_the_larger_of_both() -> None:

@@ -16,31 +16,10 @@ from benchmarks.live import Ask, RequestResult, Text
 from benchmarks.load import Load as Loaded
 from benchmarks.qwen3_shapes import Shape, measure, table
 from benchmarks.ratios import interval
-from router.decision_log import ANSWERED, LogEntry
-from router.domain import Curve, Features, Load, Model, Request, Tier, Work
-from router.policy import decide
-from router.rules import Policy
+from router.domain import Load
+from tests.support.live_entries import MODELS, entry
 
-MODELS = {
-    "small": Model("small", 0, 512, Curve(0.0, 0.0, 1e-4, 0.0, 512), {"en": 60.0, "default": 50.0}),
-    "large": Model(
-        "large", 1, 8192, Curve(0.0, 0.0, 1e-3, 0.0, 512), {"en": 80.0, "default": 70.0}
-    ),
-}
 SHORT, LONG = Text("short", "en", "query"), Text("x" * 2000, "en", "passage")
-
-
-def entry(ratio: float, at_s: float = 10.0, tokens: int = 100, outcome: str = ANSWERED) -> LogEntry:
-    """A request that took `ratio` of what was predicted, at a model with a margin of 1.5."""
-    request = Request(
-        dict.fromkeys(MODELS, Work(tokens, 100, 0)), Features(0, "en", "Latn", False, False)
-    )
-    loads = dict.fromkeys(MODELS, Load(margin=1.5))
-    decision = decide(Policy("small"), request, MODELS, loads, 0.0)
-    actual_s = ratio * (decision.predicted_s or 0.0)
-    return LogEntry(
-        at_s, 0.0, 0.0, request, Tier.AUTO, False, MODELS, loads, decision, outcome, actual_s
-    )
 
 
 def test_error_and_share_over_the_tail_are_counted_for_answers_of_the_phase() -> None:

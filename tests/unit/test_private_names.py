@@ -16,6 +16,7 @@ WORD = re.compile(r"\b_[A-Za-z]\w*")
 FOREIGN = {  # files that name what Ray, Serve and uvicorn keep to themselves
     Path("tests/support/fast_path_stage.py"),
     Path("tests/unit/test_serve_internals.py"),
+    Path("tests/unit/test_serve_internals_start.py"),
 }
 OF_TUPLES = {"_asdict", "_fields", "_make", "_replace"}  # public names of every NamedTuple
 

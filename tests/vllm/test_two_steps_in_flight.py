@@ -1,5 +1,5 @@
-"""The engine with two steps in flight, as on a GPU: behind vLLM's real scheduler, with a device whose
-steps end when a test lets them.
+"""The engine with two steps in flight, as on a GPU: vLLM's real scheduler, and a device whose steps
+end when a test lets them.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from deployments.engines.base import EngineDead
 from deployments.engines.vllm_backends import Encoded
 from deployments.engines.vllm_in_process import SLICE, InProcess
 from tests.support.gated_device import WIDTH, gated_device
-from tests.support.waiting import WAIT_S
+from tests.support.waiting import WAIT_S, wait_for
 
 pytestmark = [pytest.mark.vllm, pytest.mark.models]
 
@@ -103,9 +103,11 @@ async def test_after_all_calls_have_left_no_step_stays_behind(engine: Engine) ->
     for step in steps:
         step.end()
     core: Any = engine.engine.engine.engine_core.engine_core  # type: ignore[union-attr]
-    async with asyncio.timeout(WAIT_S):
-        while any(step.tokens for step, *_ in core.batch_queue):
-            await asyncio.sleep(0.01)
+
+    def waited_for() -> bool:
+        return not any(step.tokens for step, *_ in core.batch_queue)
+
+    await asyncio.to_thread(wait_for, waited_for, "the steps to be taken out")
     engine.device.open = True
     await answer(engine.call())
 

@@ -12,7 +12,7 @@ import pytest
 from deployments.engines import create
 from deployments.engines.base import Batch, Embedded, Engine, EngineError, InvalidText
 from router.rerank_config import RerankerConfig
-from tests.unit.engines.test_engines import Scripted
+from tests.support.scripted_server import Scripted
 
 DOCUMENTS = [f"document {place}" for place in range(16)]
 LONG = "x" * 21

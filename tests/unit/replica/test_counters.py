@@ -7,7 +7,7 @@ import numpy as np
 from deployments.dispatch.wire import Call
 from deployments.engines.base import Batch, Embedded
 from deployments.replica.host import Host
-from tests.unit.replica.test_dead_card import Card
+from tests.support.failing_card import Card
 
 
 class OneStep(Card):

@@ -5,43 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from deployments.dispatch.wire import Call
-from deployments.engines.base import Batch, Embedded, EngineDead, EngineError
+from deployments.engines.base import EngineDead, EngineError
 from deployments.replica import health
 from deployments.replica.host import Host
-
-CALL = Call(None, np.array([3], np.int32), ["some text"], "document", [None])
-
-
-class Card:
-    """An engine that embeds until its device fails."""
-
-    dimensions, max_tokens, batch_tokens = 8, 64, 64
-
-    def __init__(self, error: EngineError | None = None, slow_s: float = 0.0) -> None:
-        self.error, self._slow_s = error, slow_s
-
-    async def start(self) -> None: ...
-
-    async def embed(self, batch: Batch) -> Embedded:
-        await asyncio.sleep(self._slow_s)
-        if self.error is not None:
-            raise self.error
-        vectors = np.zeros((len(batch), 8), np.float32)
-        vectors[:, 0] = 1.0
-        return Embedded(vectors, [3] * len(batch), {})
-
-    def queued_tokens(self) -> int:
-        return 0
-
-    async def check_health(self) -> None:
-        if self.error is not None:
-            raise self.error
-
-    async def stop(self) -> None: ...
+from tests.support.failing_card import CALL, DEAD, Card
 
 
 class Exit:
@@ -54,9 +23,6 @@ class Exit:
     def __call__(self, code: int) -> None:
         self.codes.append(code)
         self.called.set()
-
-
-DEAD = EngineDead("a step of vLLM failed with OutOfMemoryError, the replica must be replaced")
 
 
 async def test_all_callers_hear_of_it_before_the_process_ends() -> None:
@@ -107,7 +73,7 @@ def test_the_process_is_really_gone() -> None:
     root = Path(__file__).resolve().parents[3]
     code = """
 import asyncio, os, threading, time
-from tests.unit.replica.test_dead_card import CALL, DEAD, Card
+from tests.support.failing_card import CALL, DEAD, Card
 from deployments.replica.host import Host
 threading.Thread(target=time.sleep, args=(600,)).start()
 async def main():

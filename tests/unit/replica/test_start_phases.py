@@ -7,7 +7,7 @@ import pytest
 from deployments.replica.host import STILL_S, Host, say_still
 from deployments.telemetry import metrics
 from deployments.telemetry.metrics import OF_REPLICA, ProcessMetrics
-from tests.unit.replica.test_dead_card import Card
+from tests.support.failing_card import Card
 
 
 def test_each_phase_is_a_metric_of_its_own() -> None:

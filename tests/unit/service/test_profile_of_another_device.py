@@ -9,7 +9,7 @@ from deployments.dispatch.socket_transport import DirectTransport
 from deployments.service.service import Service
 from router.strict import parse_args
 from tests.support.local_service import WORDLLAMA
-from tests.unit.dispatch.test_socket_transport import Handles
+from tests.support.socket_replica import Handles
 
 PROFILE = {
     "model": "m", "device": "that processor", "software": "", "date": "2026-11-26",

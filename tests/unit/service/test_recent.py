@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from deployments.service.recent import MOST_SHOWN, Recent, parse_query
 from router.errors import InvalidValue, UnknownField
-from tests.unit.router.test_replay import context, entry
+from tests.support.decision_entries import context, entry
 
 
 def ring(most: int, added: int) -> Recent:

@@ -12,7 +12,7 @@ from router.cache import VectorCache
 from router.student import Student
 from tests.support.hand_transport import settle
 from tests.support.held_turns import HeldTurns
-from tests.unit.router.test_student import student
+from tests.support.students import student
 
 LARGE = LARGE_TEXTS + 1
 
