@@ -1,6 +1,6 @@
 """Every name of Ray, Serve and uvicorn that is used here although they do not promise it.
 
-Their versions are pinned because of this file. tests/unit/test_serve_internals.py has a test for
+Their versions are pinned because of this file. tests/unit/test_serve_internals*.py have a test for
 each name, which fails when a new version removes or changes it (docs/upgrading.md). Two other files
 depend on how Serve works and cannot import that from here: deployments/launch/haproxy.py runs
 without packages and changes the text of Serve's HAProxy config; deployments/launch/environment.py

@@ -21,7 +21,7 @@ from deployments.engines.vllm_in_process import SLICE, InProcess
 from tests.support.gated_device import WIDTH, gated_device
 from tests.support.waiting import WAIT_S, wait_for
 
-pytestmark = [pytest.mark.vllm, pytest.mark.models]
+pytestmark = [pytest.mark.vllm, pytest.mark.models, pytest.mark.long]
 
 TEXTS = 8  # of a call that fills a step
 

@@ -27,7 +27,7 @@ from router.routing_config import RoutingConfig
 from router.strict import ConfigError
 from tests.support.advise_plan import MODELS, plan, task, timing, unit
 
-LOCAL = Path(__file__).resolve().parents[3] / "configs" / "local.yaml"
+LOCAL = Path(__file__).resolve().parents[4] / "configs" / "local.yaml"
 SHIPPED = read_policy(LOCAL).routing
 TIERS: dict[Any, str] = {Tier.FAST: "small", Tier.BALANCED: "middle", Tier.BEST: "large"}
 FIGURES = {  # those of configs/local.yaml
