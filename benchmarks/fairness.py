@@ -1,7 +1,8 @@
 """Measure fairness live: an ingest beside too much interactive load, and two keys that flood.
 
-All requests are for one model, the largest of the config or `--model`. 100 % load is this model's
-capacity for new texts (benchmarks/live.py has the mix). These alternate:
+All requests are for one model, the largest of the config or `--model`. 100 % load is what it
+answers of new texts while its queue is never empty (benchmarks/live.py has the mix). These
+alternate:
 
     flood   interactive requests at 120 % load, refused if they would be late, and an ingest of
             as much work as its guaranteed share can do in that time
@@ -128,8 +129,8 @@ def ok(result: RequestResult) -> bool:
 async def play(stage: Stage, share: float, seconds: float, turns: int) -> list[Row]:
     """Run all parts, one after another."""
     async with stage.client("one") as client, stage.client("ingest") as bulk:
-        rate = await client.capacity(stage.one, 16, seconds)
-        bulk_rate = await bulk.capacity(stage.bulk, 4, seconds)
+        rate = await client.capacity(stage.one, CLIENTS, seconds)
+        bulk_rate = await bulk.capacity(stage.bulk, CLIENTS // INGEST_TEXTS, seconds)
     requests = max(1, round(share * seconds * bulk_rate))
     floods, cuts = list[Flood](), list[float]()
     for _ in range(turns):

@@ -132,8 +132,7 @@ def test_every_command_names_a_function_that_exists(command: str) -> None:
     assert callable(getattr(import_module(module), name))
 
 
-def test_no_file_of_the_product_is_long() -> None:
-    """Files of tests and benchmarks can be longer."""
+def test_no_file_is_long() -> None:
     pages = [path for end in ("js", "html") for path in (ROOT / "deployments").rglob(f"*.{end}")]
     assert pages
     others = [path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
