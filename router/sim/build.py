@@ -1,7 +1,7 @@
 """Build and run a simulation from a scenario and a config."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -53,17 +53,23 @@ class World:
     fleet: Fleet
     trace: Sequence[tuple[float, int]] = ()  # seconds and tokens
     log: Sequence[Logged] = ()
+    # in the place of the scenario's and the config's; `traffic.load` is still a share of theirs
+    other_replicas: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def declared_replicas(self) -> dict[str, int]:
+        """Replicas at the start, as the scenario or the config says."""
+        given = self.scenario.replicas
+        return {name: given.get(name, self.fleet.replicas.get(name, 1)) for name in self.models}
 
     @property
     def replicas(self) -> dict[str, int]:
         """Replicas at the start."""
-        given = self.scenario.replicas
-        return {name: given.get(name, self.fleet.replicas.get(name, 1)) for name in self.models}
+        return {**self.declared_replicas, **self.other_replicas}
 
     def with_replicas(self, replicas: Mapping[str, int]) -> "World":
-        """Return a copy with other replicas."""
-        scenario = self.scenario.model_copy(update={"replicas": dict(replicas)})
-        return replace(self, scenario=scenario)
+        """Return a copy with other replicas and the same traffic."""
+        return replace(self, other_replicas=dict(replicas))
 
     def updated(self, **changes: Any) -> "World":
         """Return a copy with changed fields of the scenario."""
@@ -89,15 +95,15 @@ def shapes_of(world: World, tokens: Iterable[int] | None = None) -> Shapes:
     return Shapes(kinds, world.models, world.args.models, tokens)
 
 
-def mean_rate(world: World, replicas: Mapping[str, int] | None = None) -> float:
+def mean_rate(world: World) -> float:
     """Requests per second; the highest where rates are given by hour. `load` is a share of the rate
-    that keeps `replicas` fully busy.
+    that keeps the declared replicas fully busy.
     """
     traffic = world.scenario.traffic
     if traffic.load is not None:
         largest = max(world.models.values(), key=lambda model: model.rank)
         full = full_rate(
-            shapes_of(world, _repeated(world)), largest, (replicas or world.replicas)[largest.id]
+            shapes_of(world, _repeated(world)), largest, world.declared_replicas[largest.id]
         )
         return traffic.load * full * traffic.scale
     if isinstance(traffic.requests_per_s, Mapping):

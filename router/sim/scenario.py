@@ -1,6 +1,6 @@
 """The schema of a scenario file: traffic, replicas and faults."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -199,11 +199,15 @@ def parse_scenario(data: Any) -> Scenario:
     return scenario
 
 
-def check_models(scenario: Scenario, models: Mapping[str, Any]) -> list[str]:
-    """Return an error for each model that the scenario names and the config does not have, and for
-    those without a cost if others have one.
+def check_models(
+    scenario: Scenario, models: Mapping[str, Any], replicas: Iterable[str] = ()
+) -> list[str]:
+    """Return an error for each model that the scenario or `replicas` names and the config does not
+    have, and for those without a cost if others have one.
     """
-    named = [(f"replicas.{name}", name) for name in scenario.replicas]
+    named = [
+        (f"replicas.{name}", name) for name in {**scenario.replicas, **dict.fromkeys(replicas)}
+    ]
     named += [(f"faults[{place}].model", one.model) for place, one in enumerate(scenario.faults)]
     named += [
         (f"traffic.classes.{name}.model", one.model)
