@@ -98,13 +98,20 @@ def shapes_of(world: World, tokens: Iterable[int] | None = None) -> Shapes:
 def mean_rate(world: World) -> float:
     """Requests per second; the highest where rates are given by hour. `load` is a share of the rate
     that keeps the declared replicas fully busy.
+
+    Raises ConfigError if they are none.
     """
     traffic = world.scenario.traffic
     if traffic.load is not None:
-        largest = max(world.models.values(), key=lambda model: model.rank)
-        full = full_rate(
-            shapes_of(world, _repeated(world)), largest, world.declared_replicas[largest.id]
-        )
+        shapes = shapes_of(world, _repeated(world))
+        full = full_rate(shapes, world.models, world.declared_replicas)
+        if not full:
+            raise ConfigError(
+                [
+                    "traffic.load is a share of what replicas can do, and no model that the "
+                    "requests need has one; write `replicas:` above 0, or requests_per_s"
+                ]
+            )
         return traffic.load * full * traffic.scale
     if isinstance(traffic.requests_per_s, Mapping):
         return max(traffic.requests_per_s.values()) * traffic.scale

@@ -69,7 +69,8 @@ class Traffic(Section):
 
     # a rate, or rates by hour with linear interpolation
     requests_per_s: PositiveFloat | dict[NonNegativeFloat, NonNegativeFloat] | None = None
-    # instead: 1 is the rate that keeps the replicas of the largest model fully busy
+    # instead: 1 is the rate that keeps the replicas of the largest model fully busy, or those of
+    # a model that requests are pinned to
     load: PositiveFloat | None = None
     scale: PositiveFloat = 1.0  # factor on the rate
     bursts: tuple[Burst, ...] = ()

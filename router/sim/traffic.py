@@ -321,12 +321,28 @@ def device_seconds(shape: Shape, model: Model) -> float:
 
 
 def full_rate(
-    shapes: Shapes, model: Model, replicas: float, seed: int = 0, draws: int = 4000
+    shapes: Shapes,
+    models: Mapping[str, Model],
+    replicas: Mapping[str, float],
+    seed: int = 0,
+    draws: int = 4000,
 ) -> float:
-    """Requests per second that keep `replicas` replicas of a model busy with full steps."""
-    rng = Random(seed)
-    each = [device_seconds(shapes.draw(rng), model) for _ in range(draws)]
-    return replicas / (math.fsum(each) / draws)
+    """Requests per second that keep a model's replicas busy with full steps: the largest model's if
+    it answered all requests that are not pinned, or a smaller one's if requests that are pinned to
+    it keep it busy sooner. Models without replicas do not count; 0 if none is left.
+    """
+    rng, ready = Random(seed), {name: one for name, one in models.items() if replicas[name]}
+    largest = max(ready.values(), key=lambda model: model.rank, default=None)
+    each: dict[str, list[float]] = {name: [] for name in ready}
+    for _ in range(draws):
+        shape = shapes.draw(rng)
+        model = ready.get(shape.target or "") if shape.pinned else largest
+        if model is not None:
+            each[model.id].append(device_seconds(shape, model))
+    return min(
+        (replicas[name] / (math.fsum(own) / draws) for name, own in each.items() if own),
+        default=0.0,
+    )
 
 
 def _coarse(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -40,3 +40,55 @@ def test_the_traffic_of_a_load_is_the_same_with_a_card_fewer(plan: bool, tmp_pat
     assert fewer["replicas"][LARGE] == whole["replicas"][LARGE] - 1
     twice = world_of(tmp_path, **at_load(0.05), replicas={LARGE: 4})  # these are the scenario's own
     assert mean_rate(twice) == pytest.approx(2.0 * whole["requests_per_s"])
+
+
+@pytest.mark.parametrize("where", ["option", "file"])
+def test_a_load_without_the_largest_model_is_simulated(where: str, tmp_path: Path) -> None:
+    scenario = SMALL | at_load(0.05) | {"seconds": 1}
+    options = ["--replicas", f"{LARGE}=0"]
+    if where == "file":
+        scenario, options = scenario | {"replicas": {TINY: 1, MIDDLE: 2, LARGE: 0}}, []
+    done = simulate(tmp_path, scenario, "--json", *options, plan=True)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["requests_per_s"] > 0.0
+    assert list(report["result"]["models"]) == [MIDDLE]
+    pinned = {"q": QUERIES["q"], "p": {"model": LARGE, "budget_ms": 100}}
+    done = simulate(tmp_path, scenario | at_load(0.05, pinned), "--json", *options)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)["result"]
+    assert result["errors"] == {"no_model": result["offered"] - result["models"][MIDDLE]}
+
+
+def test_a_trace_at_a_load_is_simulated_without_the_largest_model(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    rows = [f"2024-01-01 00:00:{second:02}.0,20" for second in range(11)]
+    trace.write_text("\n".join(["TIMESTAMP,ContextTokens", *rows, ""]))
+    traffic = {"load": 0.05, "trace": str(trace)}
+    done = simulate(tmp_path, SMALL | {"traffic": traffic}, "--json", "--replicas", f"{LARGE}=0")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["result"]["offered"] == 11
+
+
+def test_a_load_of_models_without_replicas_is_a_sentence(tmp_path: Path) -> None:
+    pinned = {"p": {"model": LARGE}}
+    scenario = SMALL | at_load(0.5, pinned) | {"replicas": {LARGE: 0}}
+    done = simulate(tmp_path, scenario)
+    assert done.exit_code == 1
+    assert "no model that the requests need has one; write `replicas:`" in done.output
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_pinned_requests_count_as_load_of_their_own_model(tmp_path: Path) -> None:
+    def rate(classes: object) -> float:
+        return mean_rate(world_of(tmp_path, **at_load(1.0, classes)))
+
+    tokens = {"tokens": [20, 20]}
+    free = rate({"q": tokens})
+    assert rate({"q": tokens | {"model": LARGE}}) == free
+    small = rate({"q": tokens | {"model": TINY}})
+    assert small != free
+    # the 8B is busy first, and then the 0.6B
+    assert rate({"q": tokens, "p": tokens | {"model": TINY}}) == pytest.approx(2.0 * free, rel=0.1)
+    most = rate({"q": tokens | {"share": 0.01}, "p": tokens | {"model": TINY}})
+    assert most == pytest.approx(1.01 * small, rel=0.01)
