@@ -11,6 +11,7 @@ from router.decision_log import Logged
 from router.domain import Curve, Model, Request, Work
 from router.models import build_policy
 from router.sim.baselines import CHOOSERS
+from router.sim.oracle import Bound, fluid_bound
 from router.sim.outcome import Outcome
 from router.sim.replicas import EXACT, Noise
 from router.sim.routers import ALL, Corrections
@@ -195,7 +196,7 @@ def setup_of(world: World, way: PolicyVariant) -> SimulationInputs:
             setup,
             noise=EXACT,
             curves={},
-            models=setup.models if error == 1.0 else _known(world.models, error),
+            models=true_models(world),
             routers=1,
             report_every_s=None,
             reports_in_replies=True,
@@ -215,10 +216,29 @@ def slowed(curve: Curve, times: float) -> Curve:
     )
 
 
-def _known(models: Mapping[str, Model], times: float) -> dict[str, Model]:
+def true_models(world: World) -> Mapping[str, Model]:
+    """The models with the curves that steps follow, which routers do not know if the scenario has a
+    `profile_error`.
+    """
+    error = world.scenario.profile_error
+    if error == 1.0:
+        return world.models
     return {
-        name: replace(model, curve=slowed(model.curve, times)) for name, model in models.items()
+        name: replace(model, curve=slowed(model.curve, error))
+        for name, model in world.models.items()
     }
+
+
+def bound_of(world: World) -> Bound:
+    """The fluid bound on a world's arrivals, whose replicas are fixed."""
+    args, rate = world.args, mean_rate(world)
+    replicas = {  # the first request for a model can start one
+        name: many or int(args.models[name].cold_start_s is not None)
+        for name, many in world.replicas.items()
+    }
+    return fluid_bound(
+        arrivals(world, rate), true_models(world), replicas, world.scenario.warm_up_s
+    )
 
 
 def logged(world: World) -> Iterator[Arrival]:
