@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.calls import BulkSize, cuts, max_rows
+from router.codes import usual_script
 from router.domain import Features, Model, OnMiss, Request, Work, attention, work_of
 from router.fair import Sender
 from router.model_config import ModelConfig
@@ -198,7 +199,7 @@ class Shapes:
         code: bool,
         counts: tuple[int, ...],
     ) -> Shape:
-        features = Features(4 * sum(counts), language, "Latn", False, code)
+        features = Features(4 * sum(counts), language, usual_script(language), False, code)
         parts = self._parts.get((kind.model, counts))
         if parts is None:
             parts = self._parts[kind.model, counts] = self._cut(kind, counts)

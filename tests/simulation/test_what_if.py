@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deployments.tools.simulate.load import load_world
-from router.sim.build import World, mean_rate
+from router.sim.build import World, arrivals, mean_rate
 from tests.simulation.test_simulate import SMALL, simulate
 
 pytestmark = pytest.mark.usefixtures("kept_tokenizers")
@@ -92,3 +92,21 @@ def test_pinned_requests_count_as_load_of_their_own_model(tmp_path: Path) -> Non
     assert rate({"q": tokens, "p": tokens | {"model": TINY}}) == pytest.approx(2.0 * free, rel=0.1)
     most = rate({"q": tokens | {"share": 0.01}, "p": tokens | {"model": TINY}})
     assert most == pytest.approx(1.01 * small, rel=0.01)
+
+
+def test_declared_texts_have_the_script_of_their_language(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "routing: {default_tier: fast, rules: [{name: han, when: {scripts: [Hani, Jpan]}, "
+        "floor: best}]}\n"
+    )
+    mix = {"languages": {"en": 1, "zh": 1, "ja": 1, "ru": 1}, "budget_ms": 1000}
+    found = {
+        shape.features.language: shape.features.script
+        for _, shape in arrivals(world_of(tmp_path, **at_load(0.1, {"q": mix})), 100.0)
+    }
+    assert found == {"en": "Latn", "zh": "Hani", "ja": "Jpan", "ru": "Cyrl"}
+    scenario = SMALL | at_load(0.1, {"q": mix})
+    done = simulate(tmp_path, scenario, "--json", "--policy", str(rules))
+    reasons = json.loads(done.stdout)["result"]["reasons"]
+    assert reasons["rule:han"] > 0.3 * sum(reasons.values())
