@@ -90,6 +90,8 @@ class Traffic(Section):
             raise ValueError("trace_lengths needs a trace")
         if self.log is not None and (self.trace is not None or self.bursts):
             raise ValueError("a log has its own times: no trace and no bursts beside it")
+        if self.trace is not None and (self.bursts or isinstance(self.requests_per_s, dict)):
+            raise ValueError("a trace has its own times: no bursts and no rates by hour beside it")
         return self
 
 
