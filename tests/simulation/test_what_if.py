@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deployments.tools.simulate.load import load_world
-from router.sim.build import World, arrivals, mean_rate
+from router.sim.build import PolicyVariant, World, arrivals, mean_rate, run
 from tests.simulation.test_simulate import SMALL, simulate
 
 pytestmark = pytest.mark.usefixtures("kept_tokenizers")
@@ -110,3 +110,15 @@ def test_declared_texts_have_the_script_of_their_language(tmp_path: Path) -> Non
     done = simulate(tmp_path, scenario, "--json", "--policy", str(rules))
     reasons = json.loads(done.stdout)["result"]["reasons"]
     assert reasons["rule:han"] > 0.3 * sum(reasons.values())
+
+
+def test_tokens_and_device_seconds_are_of_the_time_after_the_warm_up(tmp_path: Path) -> None:
+    traffic = {"requests_per_s": 200, "classes": {"q": {"tokens": [20, 20], "budget_ms": 1000}}}
+    world = world_of(tmp_path, traffic=traffic, seconds=4, warm_up_s=3)
+    outcome = run(world, PolicyVariant(""))
+    result, devices = outcome.as_dict(), 0.5 + 2 + 2
+    assert result["device_hours"] == pytest.approx(devices * outcome.end_s / 3600.0)
+    assert result["attainment"] == 1.0
+    assert result["on_time_tokens_per_device_s"] == pytest.approx(
+        20 * result["offered"] / (devices * (outcome.end_s - 3.0))
+    )
