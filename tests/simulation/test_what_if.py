@@ -10,7 +10,8 @@ import yaml
 
 from deployments.tools.simulate.load import load_world
 from router.sim.build import PolicyVariant, World, arrivals, mean_rate, run
-from tests.simulation.test_simulate import SMALL, simulate
+from router.sim.scaling import Bounds
+from tests.simulation.test_simulate import CONFIG, SMALL, simulate
 
 pytestmark = pytest.mark.usefixtures("kept_tokenizers")
 
@@ -122,3 +123,20 @@ def test_tokens_and_device_seconds_are_of_the_time_after_the_warm_up(tmp_path: P
     assert result["on_time_tokens_per_device_s"] == pytest.approx(
         20 * result["offered"] / (devices * (outcome.end_s - 3.0))
     )
+
+
+def test_automatic_replicas_are_scaled_as_serve_does(tmp_path: Path) -> None:
+    data = yaml.safe_load(CONFIG.read_text())
+    for one in data["applications"][0]["deployments"]:
+        if one["name"] in (MIDDLE, LARGE):
+            one["num_replicas"] = "auto"
+        if one["name"] == MIDDLE:
+            del one["autoscaling_config"]
+        if one["name"] == LARGE:
+            one["autoscaling_config"] = {"max_replicas": 3}
+    config = tmp_path / "mine.yaml"
+    config.write_text(yaml.safe_dump(data))
+    world = world_of(tmp_path, config=str(config), replicas={})
+    assert world.replicas[MIDDLE] == world.replicas[LARGE] == 1
+    assert world.fleet.bounds[MIDDLE] == Bounds(1, 100, 30.0, 600.0)
+    assert world.fleet.bounds[LARGE] == Bounds(1, 3, 30.0, 600.0)

@@ -19,6 +19,7 @@ from router.decision_log import read as read_log
 from router.domain import Model
 from router.models import build_models
 from router.profile import ProfileError, load_profile, read_profile
+from router.resources import AUTO_REPLICAS
 from router.sim.baselines import CHOOSERS
 from router.sim.build import Fleet, PolicyVariant, World, check_log, length_s, mean_rate, slowed
 from router.sim.scaling import Bounds
@@ -221,8 +222,10 @@ def _check_measured(config: Path, args: RouterArgs, models: Mapping[str, Model])
 def _fleet(app: Mapping[str, Any]) -> Fleet:
     replicas, bounds = dict[str, int](), dict[str, Bounds]()
     for one in app.get("deployments") or ():
-        scaling = one.get("autoscaling_config") or {}
-        least = int(scaling.get("min_replicas", one.get("num_replicas") or 1) or 0)
+        scaling, fixed = one.get("autoscaling_config") or {}, one.get("num_replicas")
+        if fixed == "auto":  # with Serve's defaults
+            scaling, fixed = {"max_replicas": AUTO_REPLICAS, **scaling}, None
+        least = int(scaling.get("min_replicas", fixed or 1) or 0)
         replicas[one["name"]] = max(1, least)
         if scaling:
             bounds[one["name"]] = Bounds(
