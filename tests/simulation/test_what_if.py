@@ -140,3 +140,20 @@ def test_automatic_replicas_are_scaled_as_serve_does(tmp_path: Path) -> None:
     assert world.replicas[MIDDLE] == world.replicas[LARGE] == 1
     assert world.fleet.bounds[MIDDLE] == Bounds(1, 100, 30.0, 600.0)
     assert world.fleet.bounds[LARGE] == Bounds(1, 3, 30.0, 600.0)
+
+
+def test_models_that_share_cards_are_named(tmp_path: Path) -> None:
+    def more(config: Path) -> list[str]:
+        scenario = SMALL | {"config": str(config), "replicas": {}, "seconds": 0.2}
+        done = simulate(tmp_path, scenario, "--json")
+        assert done.exit_code == 0, done.output
+        report = json.loads(done.stdout)
+        assert set(report["more"]) <= set(simulate(tmp_path, scenario).stdout.splitlines()[1:])
+        found: list[str] = report["more"]
+        return found
+
+    says = "share cards, and are simulated as if each had its own"
+    one = CONFIG.with_name("qwen3-one-gpu.yaml")
+    assert f"replicas of {TINY}, {MIDDLE}, {LARGE} {says}" in more(one)
+    assert f"replicas of {TINY} {says}" in more(CONFIG)
+    assert not any(says in line for line in more(CONFIG.with_name("local.yaml")))

@@ -131,6 +131,10 @@ def _sentences(
         f"{result['device_hours']:.2f} device hours, {100 * result['utilisation']:.0f} % busy",
         f"profile: {data['profile']}",
     ]
+    if shared := [name for name, model in world.models.items() if model.devices % 1.0]:
+        more.append(
+            f"replicas of {', '.join(shared)} share cards, and are simulated as if each had its own"
+        )
     return first, more
 
 
