@@ -312,9 +312,11 @@ def replayed(
 def device_seconds(shape: Shape, model: Model) -> float:
     """Device time of one request in full steps: the minimum that the curve allows."""
     work, curve = shape.work[model.id], model.curve
-    step_s = max(curve.base_s, curve.fixed_s - curve.s_per_token * curve.batch_tokens)
+    part = work.tokens / curve.batch_tokens
+    if curve.fixed_s > curve.base_s + curve.s_per_token * curve.batch_tokens:
+        return curve.fixed_s * part  # full steps of short texts take no longer
     return (
-        step_s * work.tokens / curve.batch_tokens
+        curve.base_s * part
         + curve.s_per_token * work.tokens
         + curve.s_per_token_sq * work.tokens_sq
         + curve.s_per_text * work.texts

@@ -11,7 +11,7 @@ from router.sim.baselines import CHOOSERS
 from router.sim.build import PolicyVariant, World, arrivals, bound_of, mean_rate, run
 from router.sim.oracle import Bound, fluid_bound, least_device_seconds
 from router.sim.scenario import Class
-from router.sim.traffic import Arrival, Piece, Shape
+from router.sim.traffic import Arrival, Piece, Shape, device_seconds
 
 SCENARIOS = Path(__file__).resolve().parents[2] / "configs" / "scenarios"
 
@@ -77,6 +77,17 @@ def test_no_policy_that_prefers_light_requests_beats_the_bound() -> None:
     bound = fluid_bound(both, {"m": model}, {"m": 1})
     assert 0.5 <= bound.on_time < 0.55
     assert 25.0 <= bound.quality < 27.5
+
+
+@pytest.mark.parametrize("fixed_s", [0.0, 0.01, 0.05, 0.2])
+def test_the_work_of_a_full_step_is_no_more_than_it_takes(fixed_s: float) -> None:
+    curve = Curve(fixed_s, 0.005, 0.00001, 1e-8, 1000, s_per_text=0.001)
+    model = Model("m", 0, 1000, curve, {"default": 50.0})
+    for texts, tokens in ((1000, 1), (10, 100), (1, 1000)):
+        work = Work(tokens, tokens, tokens**2)
+        one = Shape("k", "t", Features(40, "en", "Latn", False, False), {"m": work}, {})
+        step_s = curve.step(1000, texts * tokens**2, texts)
+        assert texts * device_seconds(one, model) <= step_s * (1.0 + 1e-9)
 
 
 def test_the_bound_is_what_capacity_allows() -> None:
