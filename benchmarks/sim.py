@@ -31,7 +31,6 @@ from benchmarks.sim_runs import (
     SEEDS,
     Simulated,
     at_load,
-    bound_of,
     mean,
     percent,
     points,
@@ -40,7 +39,7 @@ from benchmarks.sim_runs import (
 )
 from benchmarks.sim_speed import speed
 from benchmarks.sim_verdicts import VERDICTS
-from router.sim.build import PolicyVariant, World, arrivals, mean_rate, run
+from router.sim.build import PolicyVariant, World, arrivals, bound_of, mean_rate, run
 from router.sim.oracle import least_device_seconds
 from router.sim.outcome import Outcome
 

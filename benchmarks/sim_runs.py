@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.tools.simulate.load import load_way, load_world
-from router.sim.build import PolicyVariant, World, arrivals, length_s, mean_rate
-from router.sim.oracle import Bound, fluid_bound
+from router.sim.build import PolicyVariant, World, mean_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENARIOS = ROOT / "configs" / "scenarios"
@@ -62,18 +61,6 @@ def at_load(load: float, requests: int = REQUESTS, **changes: Any) -> World:
     traffic = world.scenario.traffic.model_copy(update={"load": load})
     seconds = requests / mean_rate(world.updated(traffic=traffic))
     return world.updated(traffic=traffic, seconds=seconds, warm_up_s=WARM * seconds, **changes)
-
-
-def bound_of(world: World) -> Bound:
-    """The fluid bound on a world's arrivals."""
-    rate = mean_rate(world)
-    return fluid_bound(
-        arrivals(world, rate),
-        world.models,
-        world.replicas,
-        length_s(world, rate),
-        world.scenario.warm_up_s,
-    )
 
 
 def quantile(values: Iterable[float], share: float) -> float:

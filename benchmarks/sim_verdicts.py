@@ -11,14 +11,13 @@ from benchmarks.sim_runs import (
     SEEDS,
     Simulated,
     at_load,
-    bound_of,
     mean,
     percent,
     points,
     way_of,
     world_of,
 )
-from router.sim.build import World, mean_rate, run, slowed
+from router.sim.build import World, bound_of, mean_rate, run, slowed
 from router.sim.outcome import Outcome
 from router.sim.routers import Corrections
 

@@ -212,8 +212,16 @@ def _script_near(word: str) -> str | None:
     if near := get_close_matches(word, names, n=1, cutoff=0.75):
         code = names[near[0]]
     elif (language := word if word in LANGUAGES else _language_near(word)) is not None:
-        code = Language.get(language).maximize().script or ""
+        return usual_script(language)
     else:
         return None
+    code = _SCRIPT_AS_REPORTED.get(code, code)
+    return code if code in SCRIPTS else None
+
+
+@lru_cache(KNOWN_TAGS)
+def usual_script(language: str) -> str | None:
+    """The script in which most texts of a language are, as they report it."""
+    code = Language.get(language).maximize().script or ""
     code = _SCRIPT_AS_REPORTED.get(code, code)
     return code if code in SCRIPTS else None

@@ -1,7 +1,7 @@
 """Build and run a simulation from a scenario and a config."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -11,6 +11,7 @@ from router.decision_log import Logged
 from router.domain import Curve, Model, Request, Work
 from router.models import build_policy
 from router.sim.baselines import CHOOSERS
+from router.sim.oracle import Bound, fluid_bound
 from router.sim.outcome import Outcome
 from router.sim.replicas import EXACT, Noise
 from router.sim.routers import ALL, Corrections
@@ -53,17 +54,23 @@ class World:
     fleet: Fleet
     trace: Sequence[tuple[float, int]] = ()  # seconds and tokens
     log: Sequence[Logged] = ()
+    # in the place of the scenario's and the config's; `traffic.load` is still a share of theirs
+    other_replicas: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def declared_replicas(self) -> dict[str, int]:
+        """Replicas at the start, as the scenario or the config says."""
+        given = self.scenario.replicas
+        return {name: given.get(name, self.fleet.replicas.get(name, 1)) for name in self.models}
 
     @property
     def replicas(self) -> dict[str, int]:
         """Replicas at the start."""
-        given = self.scenario.replicas
-        return {name: given.get(name, self.fleet.replicas.get(name, 1)) for name in self.models}
+        return {**self.declared_replicas, **self.other_replicas}
 
     def with_replicas(self, replicas: Mapping[str, int]) -> "World":
-        """Return a copy with other replicas."""
-        scenario = self.scenario.model_copy(update={"replicas": dict(replicas)})
-        return replace(self, scenario=scenario)
+        """Return a copy with other replicas and the same traffic."""
+        return replace(self, other_replicas=dict(replicas))
 
     def updated(self, **changes: Any) -> "World":
         """Return a copy with changed fields of the scenario."""
@@ -89,16 +96,23 @@ def shapes_of(world: World, tokens: Iterable[int] | None = None) -> Shapes:
     return Shapes(kinds, world.models, world.args.models, tokens)
 
 
-def mean_rate(world: World, replicas: Mapping[str, int] | None = None) -> float:
+def mean_rate(world: World) -> float:
     """Requests per second; the highest where rates are given by hour. `load` is a share of the rate
-    that keeps `replicas` fully busy.
+    that keeps the declared replicas fully busy.
+
+    Raises ConfigError if they are none.
     """
     traffic = world.scenario.traffic
     if traffic.load is not None:
-        largest = max(world.models.values(), key=lambda model: model.rank)
-        full = full_rate(
-            shapes_of(world, _repeated(world)), largest, (replicas or world.replicas)[largest.id]
-        )
+        shapes = shapes_of(world, _repeated(world))
+        full = full_rate(shapes, world.models, world.declared_replicas)
+        if not full:
+            raise ConfigError(
+                [
+                    "traffic.load is a share of what replicas can do, and no model that the "
+                    "requests need has one; write `replicas:` above 0, or requests_per_s"
+                ]
+            )
         return traffic.load * full * traffic.scale
     if isinstance(traffic.requests_per_s, Mapping):
         return max(traffic.requests_per_s.values()) * traffic.scale
@@ -182,7 +196,7 @@ def setup_of(world: World, way: PolicyVariant) -> SimulationInputs:
             setup,
             noise=EXACT,
             curves={},
-            models=setup.models if error == 1.0 else _known(world.models, error),
+            models=true_models(world),
             routers=1,
             report_every_s=None,
             reports_in_replies=True,
@@ -202,10 +216,29 @@ def slowed(curve: Curve, times: float) -> Curve:
     )
 
 
-def _known(models: Mapping[str, Model], times: float) -> dict[str, Model]:
+def true_models(world: World) -> Mapping[str, Model]:
+    """The models with the curves that steps follow, which routers do not know if the scenario has a
+    `profile_error`.
+    """
+    error = world.scenario.profile_error
+    if error == 1.0:
+        return world.models
     return {
-        name: replace(model, curve=slowed(model.curve, times)) for name, model in models.items()
+        name: replace(model, curve=slowed(model.curve, error))
+        for name, model in world.models.items()
     }
+
+
+def bound_of(world: World) -> Bound:
+    """The fluid bound on a world's arrivals, whose replicas are fixed."""
+    args, rate = world.args, mean_rate(world)
+    replicas = {  # the first request for a model can start one
+        name: many or int(args.models[name].cold_start_s is not None)
+        for name, many in world.replicas.items()
+    }
+    return fluid_bound(
+        arrivals(world, rate), true_models(world), replicas, world.scenario.warm_up_s
+    )
 
 
 def logged(world: World) -> Iterator[Arrival]:

@@ -1,9 +1,12 @@
 """Bounds that no policy can beat, computed from all arrivals and service times.
 
 The quality bound is the dual of a fluid problem in windows of 100 ms. Each request is served in
-full steps by one model, in any window between its arrival and its deadline, or not at all. Each
-model has a price for one second of a replica in each window. For any prices, this sum is at least
-what any policy reaches: over all requests the best points less price, plus the price of all
+full steps by one model, in any window between its arrival and its deadline, or not at all; one
+without a budget is never late, so it is served after all others. Steps take what the curves say,
+which noise does not change on average.
+
+Each model has a price for one second of a replica in each window. For any prices, this sum is at
+least what any policy reaches: over all requests the best points less price, plus the price of all
 capacity. The prices are adjusted until the sum is small; the bound holds wherever that stops.
 """
 
@@ -23,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 WINDOW_S = 0.1
 ROUNDS = 300
 BLOCK = 10  # windows with the same initial prices
-GRAIN = 1.5  # ratio of work within which requests form one group
+GRAIN = 1.02  # ratio of work within which requests form one group
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +40,36 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Groups of similar requests, one row each."""
+    """Groups of similar requests with a budget, one row each, and sums over those without."""
 
     count: Floats
     first: Ints  # window of arrival
     last: Ints  # window of the deadline
-    work: Floats  # replica seconds, (groups, models)
+    work: Floats  # replica seconds, the least of the group, (groups, models)
     points: Floats  # (groups, models); 0 where the model cannot be in time
     can: npt.NDArray[np.bool_]
+    free: int  # requests without a budget
+    free_points: float
+    free_answered: int  # that a model can read
 
 
 def fluid_bound(
     arrivals: Iterable[Arrival],
     models: Mapping[str, Model],
     replicas: Mapping[str, float],
-    seconds: float,
     from_s: float = 0.0,
 ) -> Bound:
     """Bound the results of a fixed set of replicas; `models` have the true curves."""
-    groups = _grouped(arrivals, models, seconds, from_s)
-    offered = int(groups.count.sum())
+    groups = _grouped(arrivals, models, replicas, from_s)
+    offered = int(groups.count.sum()) + groups.free
     if not offered:
         return Bound(0, 0.0, 0.0)
-    room = np.array([replicas.get(name, 0.0) for name in models]) * WINDOW_S
-    windows = int(groups.last.max()) + 1
-    quality = _dual(groups, groups.points, room, windows)
-    answered = _dual(groups, groups.can.astype(np.float64), room, windows)
+    quality, answered = groups.free_points, float(groups.free_answered)
+    if len(groups.count):
+        room = np.array([replicas.get(name, 0.0) for name in models]) * WINDOW_S
+        windows = int(groups.last.max()) + 1
+        quality += _dual(groups, groups.points, room, windows)
+        answered += _dual(groups, groups.can.astype(np.float64), room, windows)
     return Bound(offered, quality / offered, min(1.0, answered / offered))
 
 
@@ -89,61 +96,86 @@ def least_device_seconds(
 
 
 def _grouped(
-    arrivals: Iterable[Arrival], models: Mapping[str, Model], seconds: float, from_s: float
+    arrivals: Iterable[Arrival],
+    models: Mapping[str, Model],
+    replicas: Mapping[str, float],
+    from_s: float,
 ) -> _Groups:
-    names = list(models)
     known: dict[Shape, tuple[object, Floats, Floats, npt.NDArray[np.bool_]]] = {}
-    rows: dict[tuple[int, object], list[Floats | float]] = {}
+    rows: dict[tuple[int, object], list[Floats]] = {}
+    counts: dict[tuple[int, object], int] = {}
     last: dict[tuple[int, object], int] = {}
+    free, free_points, free_answered = 0, 0.0, 0
     for at_s, shape in arrivals:
         if at_s < from_s:
             continue
         found = known.get(shape)
         if found is None:
-            found = known[shape] = _of(shape, models, names)
+            found = known[shape] = _of(shape, models, replicas)
         kind, work, points, can = found
+        if shape.budget_s is None:
+            free += 1
+            free_points += float(points.max(initial=0.0))
+            free_answered += bool(can.any())
+            continue
         first = int((at_s - from_s) / WINDOW_S)
         key = (first, kind)
-        row = rows.get(key)
-        if row is None:
-            rows[key] = [1.0, work.copy(), points, can.astype(np.float64)]
-            left_s = seconds if shape.budget_s is None else shape.budget_s
-            last[key] = first + int(left_s / WINDOW_S) + 1
+        if key in rows:
+            counts[key] += 1
+            rows[key][0] = np.minimum(rows[key][0], work)
         else:
-            row[0] += 1.0
-            row[1] += work
-    if not rows:
-        empty = np.zeros((0, len(names)))
-        none = np.zeros(0, np.int64)
-        return _Groups(np.zeros(0), none, none, empty, empty, empty.astype(bool))
-    count = np.array([row[0] for row in rows.values()], np.float64)
-    work_sum = np.stack([np.asarray(row[1]) for row in rows.values()])
+            rows[key], counts[key] = [work, points, can.astype(np.float64)], 1
+            last[key] = first + int(shape.budget_s / WINDOW_S) + 1
+    work_of, points_of, can_of = (
+        np.array([row[place] for row in rows.values()], np.float64).reshape(-1, len(models))
+        for place in range(3)
+    )
     return _Groups(
-        count,
+        np.array(list(counts.values()), np.float64),
         np.array([window for window, _ in rows], np.int64),
         np.array(list(last.values()), np.int64),
-        work_sum / count[:, None],
-        np.stack([np.asarray(row[2]) for row in rows.values()]),
-        np.stack([np.asarray(row[3]) for row in rows.values()]) > 0.0,
+        work_of,
+        points_of,
+        can_of > 0.0,
+        free,
+        free_points,
+        free_answered,
     )
 
 
 def _of(
-    shape: Shape, models: Mapping[str, Model], names: list[str]
+    shape: Shape, models: Mapping[str, Model], replicas: Mapping[str, float]
 ) -> tuple[object, Floats, Floats, npt.NDArray[np.bool_]]:
     """Return a request's group key, its work, its points and which models can be in time."""
-    work, points, can = np.zeros(len(names)), np.zeros(len(names)), np.zeros(len(names), bool)
-    for place, name in enumerate(names):
-        own = shape.work.get(name)
-        model = models[name]
-        if own is None or own.longest > model.max_tokens:
+    work, points, can = np.zeros(len(models)), np.zeros(len(models)), np.zeros(len(models), bool)
+    for place, (name, model) in enumerate(models.items()):
+        own, many = shape.work.get(name), replicas.get(name, 0.0)
+        if own is None or own.longest > model.max_tokens or not many:
             continue
-        alone_s = model.curve.overhead_s + model.curve.step(own.tokens, own.tokens_sq, own.texts)
         work[place] = device_seconds(shape, model)
+        alone_s = _alone_s(shape, model, work[place] / max(1.0, many))
         can[place] = shape.budget_s is None or alone_s <= shape.budget_s
         points[place] = shape.points[name] if can[place] else 0.0
     size = round(np.log(max(work.max(), 1e-9)) / np.log(GRAIN))
     return (size, shape.budget_s, points.tobytes(), can.tobytes()), work, points, can
+
+
+def _alone_s(shape: Shape, model: Model, shared_s: float) -> float:
+    """The least seconds from a request to its answer at idle replicas, which share its pieces: its
+    largest piece, or `shared_s`, its work divided by the replicas. Bulk is cut smaller, down to
+    single texts.
+    """
+    curve = model.curve
+    if not shape.pieces[model.id]:  # every text is in the cache
+        return curve.overhead_s
+    if shape.bulk:
+        largest_s = curve.step(shape.work[model.id].longest, 0.0, 1)
+    else:
+        largest_s = max(
+            curve.step(one.tokens, one.tokens_sq, len(one.lengths))
+            for one in shape.pieces[model.id]
+        )
+    return curve.overhead_s + max(largest_s, shared_s)
 
 
 def _dual(groups: _Groups, points: Floats, room: Floats, windows: int) -> float:

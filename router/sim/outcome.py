@@ -122,6 +122,7 @@ class Outcome:
         self.why_degraded: Counter[tuple[str, str, str]] = Counter()  # tenant, language, reason
         self.errors: Counter[str] = Counter()
         self.device_s: dict[str, float] = {}  # device seconds that replicas existed, by model
+        self.counted_device_s = 0.0  # device seconds after the warm-up
         self.busy_s: dict[str, float] = {}  # device seconds that replicas were busy, by model
         self.replicas: list[tuple[float, str, int]] = []  # since when, model, ready replicas
         self.served: Counter[str] = Counter()  # tokens by tenant, answered while requests arrived
@@ -162,6 +163,12 @@ class Outcome:
         self._ends.setdefault(end, [0, 0.0, 0])[0] += 1
         if counted and arrived_s > self.last_late_s:
             self.last_late_s = arrived_s
+
+    def held(self, model: str, devices: float, since_s: float, until_s: float) -> None:
+        """Count the devices that a replica had for this time."""
+        held_s = self.device_s.get(model, 0.0)
+        self.device_s[model] = held_s + devices * (until_s - since_s)
+        self.counted_device_s += devices * max(0.0, until_s - max(since_s, self.from_s))
 
     def settle(self) -> None:
         """Add up the counts; call it once, when all requests have ended."""
@@ -215,7 +222,7 @@ class Outcome:
             "space_violations": self.space_violations,
             "device_hours": devices / 3600.0,
             "utilisation": _share(sum(self.busy_s.values()), devices),
-            "on_time_tokens_per_device_s": _share(total.tokens, devices),
+            "on_time_tokens_per_device_s": _share(total.tokens, self.counted_device_s),
             "kinds": {name: tally.as_dict() for name, tally in self.kinds.items()},
             "tenants": {name: tally.as_dict() for name, tally in self.tenants.items()},
             "degraded_by": [

@@ -1,6 +1,6 @@
 """The schema of a scenario file: traffic, replicas and faults."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -69,7 +69,8 @@ class Traffic(Section):
 
     # a rate, or rates by hour with linear interpolation
     requests_per_s: PositiveFloat | dict[NonNegativeFloat, NonNegativeFloat] | None = None
-    # instead: 1 is the rate that keeps the replicas of the largest model fully busy
+    # instead: 1 is the rate that keeps the replicas of the largest model fully busy, or those of
+    # a model that requests are pinned to
     load: PositiveFloat | None = None
     scale: PositiveFloat = 1.0  # factor on the rate
     bursts: tuple[Burst, ...] = ()
@@ -89,6 +90,8 @@ class Traffic(Section):
             raise ValueError("trace_lengths needs a trace")
         if self.log is not None and (self.trace is not None or self.bursts):
             raise ValueError("a log has its own times: no trace and no bursts beside it")
+        if self.trace is not None and (self.bursts or isinstance(self.requests_per_s, dict)):
+            raise ValueError("a trace has its own times: no bursts and no rates by hour beside it")
         return self
 
 
@@ -199,11 +202,15 @@ def parse_scenario(data: Any) -> Scenario:
     return scenario
 
 
-def check_models(scenario: Scenario, models: Mapping[str, Any]) -> list[str]:
-    """Return an error for each model that the scenario names and the config does not have, and for
-    those without a cost if others have one.
+def check_models(
+    scenario: Scenario, models: Mapping[str, Any], replicas: Iterable[str] = ()
+) -> list[str]:
+    """Return an error for each model that the scenario or `replicas` names and the config does not
+    have, and for those without a cost if others have one.
     """
-    named = [(f"replicas.{name}", name) for name in scenario.replicas]
+    named = [
+        (f"replicas.{name}", name) for name in {**scenario.replicas, **dict.fromkeys(replicas)}
+    ]
     named += [(f"faults[{place}].model", one.model) for place, one in enumerate(scenario.faults)]
     named += [
         (f"traffic.classes.{name}.model", one.model)

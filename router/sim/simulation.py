@@ -343,11 +343,10 @@ class Simulation:
 
     def _spent(self, replica: SimReplica, now: float) -> None:
         del self.replicas[replica.id]
-        self._add(self.outcome.device_s, replica.model, now - replica.since_s)
-        self._add(self.outcome.busy_s, replica.model, replica.busy_s(now))
-
-    def _add(self, kept: dict[str, float], model: str, seconds: float) -> None:
-        kept[model] = kept.get(model, 0.0) + self.setup.models[model].devices * seconds
+        model, busy_s = replica.model, self.outcome.busy_s
+        devices = self.setup.models[model].devices
+        self.outcome.held(model, devices, replica.since_s, now)
+        busy_s[model] = busy_s.get(model, 0.0) + devices * replica.busy_s(now)
 
     def _settle(self) -> None:
         """Account for the remaining replicas, and check that all ledgers are empty."""
@@ -357,7 +356,7 @@ class Simulation:
         for _, _, event, about in self._heap:
             if event == self._ready:
                 model, since_s = about
-                self._add(self.outcome.device_s, model, now - since_s)
+                self.outcome.held(model, self.setup.models[model].devices, since_s, now)
         for router in self.routers:
             router.ledger.assert_empty()
         self.outcome.settle()

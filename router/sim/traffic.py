@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.calls import BulkSize, cuts, max_rows
+from router.codes import usual_script
 from router.domain import Features, Model, OnMiss, Request, Work, attention, work_of
 from router.fair import Sender
 from router.model_config import ModelConfig
@@ -198,7 +199,7 @@ class Shapes:
         code: bool,
         counts: tuple[int, ...],
     ) -> Shape:
-        features = Features(4 * sum(counts), language, "Latn", False, code)
+        features = Features(4 * sum(counts), language, usual_script(language), False, code)
         parts = self._parts.get((kind.model, counts))
         if parts is None:
             parts = self._parts[kind.model, counts] = self._cut(kind, counts)
@@ -311,9 +312,11 @@ def replayed(
 def device_seconds(shape: Shape, model: Model) -> float:
     """Device time of one request in full steps: the minimum that the curve allows."""
     work, curve = shape.work[model.id], model.curve
-    step_s = max(curve.base_s, curve.fixed_s - curve.s_per_token * curve.batch_tokens)
+    part = work.tokens / curve.batch_tokens
+    if curve.fixed_s > curve.base_s + curve.s_per_token * curve.batch_tokens:
+        return curve.fixed_s * part  # full steps of short texts take no longer
     return (
-        step_s * work.tokens / curve.batch_tokens
+        curve.base_s * part
         + curve.s_per_token * work.tokens
         + curve.s_per_token_sq * work.tokens_sq
         + curve.s_per_text * work.texts
@@ -321,12 +324,28 @@ def device_seconds(shape: Shape, model: Model) -> float:
 
 
 def full_rate(
-    shapes: Shapes, model: Model, replicas: float, seed: int = 0, draws: int = 4000
+    shapes: Shapes,
+    models: Mapping[str, Model],
+    replicas: Mapping[str, float],
+    seed: int = 0,
+    draws: int = 4000,
 ) -> float:
-    """Requests per second that keep `replicas` replicas of a model busy with full steps."""
-    rng = Random(seed)
-    each = [device_seconds(shapes.draw(rng), model) for _ in range(draws)]
-    return replicas / (math.fsum(each) / draws)
+    """Requests per second that keep a model's replicas busy with full steps: the largest model's if
+    it answered all requests that are not pinned, or a smaller one's if requests that are pinned to
+    it keep it busy sooner. Models without replicas do not count; 0 if none is left.
+    """
+    rng, ready = Random(seed), {name: one for name, one in models.items() if replicas[name]}
+    largest = max(ready.values(), key=lambda model: model.rank, default=None)
+    each: dict[str, list[float]] = {name: [] for name in ready}
+    for _ in range(draws):
+        shape = shapes.draw(rng)
+        model = ready.get(shape.target or "") if shape.pinned else largest
+        if model is not None:
+            each[model.id].append(device_seconds(shape, model))
+    return min(
+        (replicas[name] / (math.fsum(own) / draws) for name, own in each.items() if own),
+        default=0.0,
+    )
 
 
 def _coarse(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -31,6 +31,7 @@ SCENARIOS = sorted(
     for path in (ROOT / "configs" / "scenarios").glob("*.yaml")
     if not path.stem.endswith(".policy")
 )
+BURST = {"at_s": 1, "seconds": 1, "times": 3}
 NONE: Mapping[float, float] = MappingProxyType({})
 SMALL = {
     "config": str(CONFIG),
@@ -226,6 +227,11 @@ def test_one_card_fewer_is_an_option(tmp_path: Path) -> None:
         ({"traffic": {"load": 1, "classes": {"q": {"languages": {"xx": 1}}}}}, "xx"),
         ({"traffic": {"requests_per_s": 1, "trace": "no.csv"}}, "traffic.trace: there is no file"),
         ({"traffic": {"requests_per_s": 1, "trace": str(CONFIG)}}, "TIMESTAMP"),
+        (
+            {"traffic": {"load": 1, "trace": "a.csv", "bursts": [BURST]}},
+            "a trace has its own times: no bursts and no rates by hour beside it",
+        ),
+        ({"traffic": {"requests_per_s": {0: 1, 5: 9}, "trace": "a.csv"}}, "no rates by hour"),
         ({"faults": [{"at_s": 1, "model": "qwen3-embedding-8b", "times": 2}]}, "go together"),
         ({"warm_up_s": 2}, "nothing is counted"),
         ({"traffic": {"requests_per_s": {}}}, "needs a rate above 0"),

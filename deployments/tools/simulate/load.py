@@ -19,6 +19,7 @@ from router.decision_log import read as read_log
 from router.domain import Model
 from router.models import build_models
 from router.profile import ProfileError, load_profile, read_profile
+from router.resources import AUTO_REPLICAS
 from router.sim.baselines import CHOOSERS
 from router.sim.build import Fleet, PolicyVariant, World, check_log, length_s, mean_rate, slowed
 from router.sim.scaling import Bounds
@@ -40,15 +41,14 @@ def load_world(
 ) -> World:
     """Load a scenario and all that it names. Raises ConfigError.
 
-    `log` and `scale` replace those of its traffic, `replicas` those of some models, and `gpu_hour`
-    its cost of a device.
+    `log` and `scale` replace those of its traffic, `replicas` those of some models (the traffic is
+    the same), and `gpu_hour` its cost of a device.
     """
     try:
         scenario = parse_scenario(read(path.read_bytes()))
     except ConfigError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
     scenario = _with_traffic(scenario, log, scale)
-    scenario = scenario.model_copy(update={"replicas": {**scenario.replicas, **replicas}})
     if gpu_hour is not None:
         scenario = scenario.model_copy(update={"gpu_hour": gpu_hour})
     if config is None:
@@ -60,7 +60,7 @@ def load_world(
     args, app = application(config)
     # only models that a request without a space goes to; requests for scores are not simulated
     models = {name: one for name, one in build_models(args).items() if name in args.native}
-    if problems := check_models(scenario, models):
+    if problems := check_models(scenario, models, replicas):
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     models, profile = _profiled(path, config, scenario, args, models)
     if scenario.slower != 1.0:
@@ -70,7 +70,7 @@ def load_world(
         }
         profile += f", on cards {scenario.slower:g} times slower"
     native = args.model_copy(update={"models": args.native})
-    world = World(scenario, native, models, profile, _fleet(app))
+    world = World(scenario, native, models, profile, _fleet(app)).with_replicas(replicas)
     if scenario.traffic.trace is not None:
         world = replace(
             world, trace=read_trace(trace or _file(path, scenario.traffic.trace, "traffic.trace"))
@@ -222,8 +222,10 @@ def _check_measured(config: Path, args: RouterArgs, models: Mapping[str, Model])
 def _fleet(app: Mapping[str, Any]) -> Fleet:
     replicas, bounds = dict[str, int](), dict[str, Bounds]()
     for one in app.get("deployments") or ():
-        scaling = one.get("autoscaling_config") or {}
-        least = int(scaling.get("min_replicas", one.get("num_replicas") or 1) or 0)
+        scaling, fixed = one.get("autoscaling_config") or {}, one.get("num_replicas")
+        if fixed == "auto":  # with Serve's defaults
+            scaling, fixed = {"max_replicas": AUTO_REPLICAS, **scaling}, None
+        least = int(scaling.get("min_replicas", fixed or 1) or 0)
         replicas[one["name"]] = max(1, least)
         if scaling:
             bounds[one["name"]] = Bounds(

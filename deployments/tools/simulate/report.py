@@ -9,8 +9,7 @@ import orjson
 
 from deployments.tools.migrate import write_whole
 from router.sim.baselines import CHOOSERS
-from router.sim.build import PolicyVariant, World, arrivals, length_s, mean_rate, run
-from router.sim.oracle import fluid_bound
+from router.sim.build import PolicyVariant, World, bound_of, length_s, mean_rate, run
 from router.sim.outcome import Outcome
 from router.sim.planning import MOST_TRIES, Planned, ReplicaPlanner, cost_of
 
@@ -85,13 +84,7 @@ def _others(
         watch(other.name, place / len(ways))
         rows.append(_row(other.name, run(world, other, rate)))
     if world.scenario.autoscaling is None:
-        bound = fluid_bound(
-            arrivals(world, rate),
-            world.models,
-            world.replicas,
-            length_s(world, rate),
-            world.scenario.warm_up_s,
-        )
+        bound = bound_of(world)
         rows.append(
             {
                 "name": "fluid bound",
@@ -138,6 +131,10 @@ def _sentences(
         f"{result['device_hours']:.2f} device hours, {100 * result['utilisation']:.0f} % busy",
         f"profile: {data['profile']}",
     ]
+    if shared := [name for name, model in world.models.items() if model.devices % 1.0]:
+        more.append(
+            f"replicas of {', '.join(shared)} share cards, and are simulated as if each had its own"
+        )
     return first, more
 
 
