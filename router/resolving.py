@@ -93,7 +93,9 @@ def encoders_of(
 ) -> dict[str, Encoder]:
     """The encoder of each model for these texts."""
     if constraints.encoders:
-        return best_of_each(constraints.encoders, features)
+        collection = constraints.collection
+        floor = 0.0 if collection is None else collection.min_recall_each
+        return best_of_each(constraints.encoders, features, floor)
     return {model: catalogue.native(model, constraints.dimensions) for model in models}
 
 

@@ -195,13 +195,22 @@ class Planner:
             return EncoderChoice(encoders)
         recalls = {name: encoder.recall_of(features) for name, encoder in encoders.items()}
         blind = (name for name, one in prepared.items() if name in encoders and one.unreadable)
-        able = [recalls[name] for name in recalls if permitted is None or name in permitted]
-        running = None
-        if constraints.collection is not None and len(encoders) > 1:
-            running = self.running.get(constraints.collection.name)
-            if running is not None and max(able) < running.floor:
-                running = None
-        return EncoderChoice(encoders, recalls, frozenset(blind), request.items, running, permitted)
+        choice = EncoderChoice(
+            encoders, recalls, frozenset(blind), queries=request.items, permitted=permitted
+        )
+        collection = constraints.collection
+        if collection is None or len(encoders) == 1:
+            return choice
+        choice.below_each = frozenset(
+            name
+            for name, encoder in encoders.items()
+            if not encoder.keeps(features, collection.min_recall_each)
+        )
+        running = self.running.get(collection.name)
+        left = choice.able - choice.dropped
+        if running is not None and max(recalls[name] for name in left) >= running.floor:
+            choice.running = running
+        return choice
 
     def loads(self) -> dict[str, Load]:
         """The current load of each model as this router knows it, for the current sender."""

@@ -54,6 +54,15 @@ def check_permitted(
         raise TierNotAllowed(asked, usable_names(args, permitted), field)
 
 
+def reads_nothing(place: int, *models: str) -> InvalidValue:
+    """The error for a text of which these models read nothing."""
+    return InvalidValue(
+        f"{INPUT}[{place}]: {', '.join(models)} reads nothing of it; leave that text out, or let "
+        "another model read it",
+        "input",
+    )
+
+
 def cut_work(args: RouterArgs, prepared: dict[str, Prepared]) -> dict[str, Work]:
     """The work at each model when every text is cut to what that model reads; all texts are taken
     to be uncached.
@@ -93,13 +102,9 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
             plan.request.model or decision.target or "auto",
             usable_names(args, permitted or frozenset()),
         )
-    if all(whys[name] is Why.UNREAD for name in able):
-        place = plan.prepared[able[0]].unreadable[0]
-        return InvalidValue(
-            f"{INPUT}[{place}]: {', '.join(able)} reads nothing of it; leave that text out, or let "
-            "another model read it",
-            "input",
-        )
+    if all(whys[name] in (Why.UNREAD, Why.BELOW_EACH) for name in able):
+        unread = [name for name in able if whys[name] is Why.UNREAD]
+        return reads_nothing(plan.prepared[unread[0]].unreadable[0], *unread)
     if any(whys[name] in (Why.NOT_READY, Why.BELOW_FLOOR) for name in able):
         return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
     # No model reads it whole: name the model that would get it cut, as the message advises.
@@ -116,6 +121,8 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
     limit = plan.models[name].max_tokens
     if plan.context.arm == RERANK:  # a pinned reranker is pinned to no space
         able = [one for one in plan.models if permitted is None or one in permitted]
+    else:
+        able = [one for one in able if one not in plan.decision_input.unfit]
     most = max(able, key=lambda name: plan.models[name].max_tokens)
     longer = (most, plan.models[most].max_tokens)
     return ContextLengthExceeded(

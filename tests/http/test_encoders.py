@@ -158,6 +158,46 @@ async def test_recall_of_a_language_that_was_not_measured_is_said_to_be_overall(
         assert "recall_measured_for" not in rows["large"]  # nothing of it was measured
 
 
+LITTLE = "keeps less than the collection's min_recall_each in the text's language"
+
+
+@pytest.mark.parametrize("input", [CHINESE, [ENGLISH, CHINESE]], ids=["text", "list"])
+async def test_a_student_below_min_recall_each_in_a_language_answers_no_query_in_it(
+    tmp_path: Path, input: str | list[str]
+) -> None:
+    async with served(tmp_path, recall=0.9, languages={"zh": 0.219, "en": 0.9}) as (client, router):
+        english = {**QUERY, "input": ENGLISH, "latency_budget_ms": 200}
+        assert (await embed(client, **english))["routing"]["model"] == "tiny"
+        body = {**QUERY, "input": input, "latency_budget_ms": 200}
+        route = (await client.post("/v1/route", json=body)).json()
+        assert {one["model"]: one["why"] for one in route["models"]}["tiny"] == LITTLE
+        routing = (await embed(client, **body))["routing"]
+        assert (routing["model"], routing["reason"]) == ("large", "late")
+        named = (await embed(client, **QUERY, input=CHINESE, model="tiny"))["routing"]
+        assert named["expected_recall"] == 0.219  # who names it has chosen it
+        away(router)
+        status, code, message = await refused(client, **QUERY, input=CHINESE)
+        assert (status, code) == (503, "model_unavailable")
+        assert LITTLE in message
+        long = {**QUERY, "input": CHINESE * 300}
+        router.service.replicas_changed("large", ["large"])
+        status, code, message = await refused(client, **long)
+        assert (status, code) == (400, "context_length_exceeded")
+        assert "tiny" not in message
+
+
+async def test_a_lesser_space_below_min_recall_each_in_a_language_answers_only_if_it_is_named(
+    tmp_path: Path,
+) -> None:
+    kept = {"small/32": proof_of(0.98, 0.98, {"zh": 0.3})}
+    lesser = {**SEVERAL, "proof": lambda args, at: write_measured(args, at, SPACE, kept)}
+    async with served(tmp_path, languages={"zh": 0.4}, **lesser) as (client, _):
+        body = {"input": CHINESE, "input_type": "query", "latency_budget_ms": 200}
+        assert (await embed(client, space="docs", **body))["routing"]["model"] == "large"
+        named = await client.post("/in/docs/v1/embeddings", json={**body, "space": "small/32"})
+        assert named.json()["routing"]["model"] == "small"
+
+
 async def test_a_late_answer_says_how_much_of_the_budget_was_gone(tmp_path: Path) -> None:
     async with served(tmp_path) as (client, _):
         native = {"model": "large", "latency_budget_ms": 200}
