@@ -229,12 +229,15 @@ class _Loading:
         if collection.proof is None:  # the largest model's index counts as the best
             ranks = {name: rank for rank, name in enumerate(self.args.models)}
             best = max(made, key=lambda one: (ranks[one.model], one.space.dimensions))
-            return tuple(
-                one
-                if one is best
-                else replace(one, assumed=min(collection.min_recall_each, collection.min_recall))
-                for one in made
-            )
+            if collection.min_recall == 1.0:
+                self.problems.append(
+                    f"{where}: min_recall is 100.0%, and without `proof` nothing shows that a "
+                    f"search in another space keeps all of one in {best.space}; measure it with "
+                    "`embedding-router index --queries` under a lower min_recall and name the "
+                    "file as `proof`, or leave that space out"
+                )
+            share = min(collection.min_recall_each, collection.min_recall)
+            return tuple(one if one is best else replace(one, assumed=share) for one in made)
         try:
             found = measured.load(resolve_path(collection.proof, self.args.base_dir))
             if str(found.space) not in collection.all_spaces:

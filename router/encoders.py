@@ -41,7 +41,7 @@ class Encoder:
     proof: Proof | None = None  # of its recall in its space; None: it keeps all
     # of its space's recall relative to the collection's best space; None: `assumed`
     space_proof: Proof | None = None
-    assumed: float = 1.0  # if the space was not measured
+    assumed: float | None = None  # if the space was not measured and another counts as the best
     documents: Documents = "growing"  # of the collection: selects the figure of a proof
     adapter: Adapter | None = None
 
@@ -63,10 +63,14 @@ class Encoder:
         """The share of the best search's recall that a query in this language keeps; that of all
         queries if the language was not measured.
         """
-        kept = self.assumed
+        kept = 1.0 if self.assumed is None else self.assumed
         for proof in self.proofs:
             kept *= proof.kept(self.documents, language).recall
         return min(1.0, kept)
+
+    def reported(self, recall: float) -> float | None:
+        """A recall of this encoder as callers see it: None if a part of it is assumed."""
+        return recall if self.assumed is None else None
 
     def keeps(self, features: Features, floor: float) -> bool:
         """Whether it was measured to keep this share in the language of every text.
@@ -130,7 +134,7 @@ def preference(encoder: Encoder, recall: float) -> tuple[float, bool, bool]:
 
     Recall is capped at 1.0, so a lesser space can tie.
     """
-    measured_against = not encoder.proofs and encoder.assumed == 1.0
+    measured_against = not encoder.proofs and encoder.assumed is None
     return recall, measured_against, encoder.native
 
 

@@ -354,6 +354,16 @@ async def test_an_assumed_share_of_a_space_refuses_no_encoder(tmp_path: Path) ->
     assert encoder.expected_recall() == pytest.approx(0.3)
 
 
+async def test_an_average_of_1_needs_a_proof_of_every_space(tmp_path: Path) -> None:
+    args = await with_fingerprints(ARGS, tmp_path)
+    docs: dict[str, Any] = {"spaces": ["small/64", "large/64"], "min_recall": 1.0}
+    said = refused({**args, "collections": {"docs": docs}})
+    assert said.startswith("collections.docs: min_recall is 100.0%, and without `proof`")
+    assert "keeps all of one in large/64" in said
+    docs["proof"] = write_measured(args, tmp_path, "large/64", {"small/64": 1.0})
+    assert load_encoders(parse_args({**args, "collections": {"docs": docs}})).of_collection["docs"]
+
+
 @pytest.mark.parametrize(
     ("kept", "space", "said"),
     [
