@@ -31,6 +31,10 @@ class Prompts(Section):
     instruction: str = ""  # used if a request gives none
     default: Literal["query", "document"] = "document"  # the side of a request without input_type
 
+    def of(self, side: Literal["query", "document"]) -> str:
+        """The template of texts of this side."""
+        return self.query if side == "query" else self.document
+
     @model_validator(mode="after")
     def _has_text(self) -> "Prompts":
         for side, template in (("query", self.query), ("document", self.document)):
