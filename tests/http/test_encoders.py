@@ -296,6 +296,19 @@ async def test_a_text_that_is_too_long_for_a_student_is_refused_or_cut(tmp_path:
         assert answer["routing"]["truncated"] == [0]
 
 
+async def test_a_text_that_is_cut_before_all_that_a_student_knows_is_refused(
+    tmp_path: Path,
+) -> None:
+    async with served(tmp_path) as (client, router):
+        away(router)
+        cut = {**QUERY, "truncate": "end", "input": ["some text", "\N{ZEBRA FACE} " * 600 + "text"]}
+        for _ in range(2):  # no vector of zeros was kept
+            status, code, message = await refused(client, **cut)
+            assert (status, code) == (400, "invalid_value")
+            assert message.startswith("input[1]: tiny reads nothing of it; leave that text out")
+        assert (await embed(client, **{**cut, "truncate": "start"}))["routing"]["truncated"] == [1]
+
+
 async def test_queries_keep_the_floor_on_average(tmp_path: Path) -> None:
     async with served(tmp_path, recall=0.9, min_recall=0.95) as (client, router):
         average, students = None, 0
