@@ -19,7 +19,7 @@ from router.config import RouterArgs
 from router.encoders import Encoder, Encoders, native
 from router.fingerprint import Fingerprint
 from router.measured import Measured
-from router.model_config import ModelConfig, Prompts, resolve_path
+from router.model_config import INSTRUCTION, ModelConfig, Prompts, resolve_path
 from router.schema import Side
 from router.space import Space, fit
 from router.strict import ConfigError, suggestion
@@ -321,8 +321,8 @@ def _check_prompts(own: Prompts, others: Prompts, other: str) -> None:
             f"{others.default}; give both the same `prompts.default`"
         )
     for side in SIDES:
-        reads = "{instruction}" in own.of(side)
-        if reads != ("{instruction}" in others.of(side)):
+        reads = INSTRUCTION in own.of(side)
+        if reads != (INSTRUCTION in others.of(side)):
             one, none = ("it", other) if reads else (other, "it")
             raise Unfit(
                 f"`prompts.{side}` of {one} has {{instruction}} and that of {none} has none, so a "

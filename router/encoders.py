@@ -14,7 +14,7 @@ one is measured too. An encoder's expected recall is the product of both shares.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -139,17 +139,20 @@ def preference(encoder: Encoder, recall: float) -> tuple[float, bool, bool]:
 
 
 def best_of_each(
-    encoders: Iterable[Encoder], features: Features, floor: float = 0.0
+    encoders: Iterable[Encoder],
+    features: Features,
+    floor: float = 0.0,
+    reads: Callable[[Encoder], bool] = lambda _: True,
 ) -> dict[str, Encoder]:
-    """For each model, its encoder with the highest expected recall on these texts; one that keeps
-    `floor` is better than one that does not.
+    """For each model, its encoder with the highest expected recall on these texts; one that `reads`
+    the request's instruction and keeps `floor` is better than one that does not.
 
     A model's cost is the same in every space. The first of equals is taken.
     """
-    best: dict[str, tuple[tuple[bool, float, bool, bool], Encoder]] = {}
+    best: dict[str, tuple[tuple[bool, bool, float, bool, bool], Encoder]] = {}
     for encoder in encoders:
         recall = encoder.recall_of(features)
-        rank = encoder.keeps(features, floor), *preference(encoder, recall)
+        rank = reads(encoder), encoder.keeps(features, floor), *preference(encoder, recall)
         if encoder.model not in best or rank > best[encoder.model][0]:
             best[encoder.model] = rank, encoder
     return {model: encoder for model, (_, encoder) in best.items()}
@@ -175,6 +178,8 @@ class EncoderChoice:
     permitted: frozenset[str] | None = None  # models allowed for the key; None: all
     # models that keep less than the collection's min_recall_each in the language of some text
     below_each: frozenset[str] = frozenset()
+    # models that do not read the request's instruction, which their space's own model reads
+    other_instruction: frozenset[str] = frozenset()
     _model: str | None = None
     _booking: Booking | None = None
 
@@ -191,7 +196,7 @@ class EncoderChoice:
         If no other model is permitted, native ones are used; if none of these is, the key left no
         choice.
         """
-        if not self.below_each or self.able - self.below_each:
+        if not self.below_each or self.able - self.other_instruction - self.below_each:
             return self.below_each
         natives = frozenset(name for name in self.able if self.encoders[name].native)
         return self.below_each - natives if natives else frozenset()
@@ -205,11 +210,12 @@ class EncoderChoice:
         if not self.recalls:
             return {}
         dropped = self.dropped
-        readable = self.able - self.nothing_read - dropped
+        readable = self.able - self.nothing_read - dropped - self.other_instruction
         low = self.running is not None and self.running.low
         floor = self.running.floor if low and self.running is not None else 0.0
         whys = {name: Why.BELOW_FLOOR for name, recall in self.recalls.items() if recall < floor}
         whys |= dict.fromkeys(dropped, Why.BELOW_EACH)
+        whys |= dict.fromkeys(self.other_instruction, Why.OTHER_INSTRUCTION)
         for name in self.nothing_read:
             if readable or not self.encoders[name].native:
                 whys[name] = Why.UNREAD

@@ -22,6 +22,8 @@ from router.engine_config import (
     Section,
 )
 
+INSTRUCTION = "{instruction}"  # in a template
+
 
 class Prompts(Section):
     """Prompt templates: each has {text} once, and that of queries can also have {instruction}."""

@@ -20,7 +20,7 @@ from router.feedback import Feedback
 from router.ledger import Ledger
 from router.models import build_policy
 from router.policy import decide
-from router.resolving import Constraints, completed, encoders_of, resolve
+from router.resolving import Constraints, completed, encoders_of, reads_instruction, resolve
 from router.rules import Policy
 from router.running_recall import RunningRecall
 from router.schema import EmbeddingsRequest
@@ -188,7 +188,7 @@ class Planner:
         The average of a collection counts only requests for which the router has a choice, not
         those that the caller or the key's permissions have fixed.
         """
-        encoders = encoders_of(self.catalogue, constraints, prepared, features)
+        encoders = encoders_of(self.catalogue, request, constraints, prepared, features)
         if not constraints.encoders or (
             len(encoders) == 1 and next(iter(encoders.values())).native
         ):
@@ -197,6 +197,11 @@ class Planner:
         blind = (name for name, one in prepared.items() if name in encoders and one.unreadable)
         choice = EncoderChoice(
             encoders, recalls, frozenset(blind), queries=request.items, permitted=permitted
+        )
+        choice.other_instruction = frozenset(
+            name
+            for name, encoder in encoders.items()
+            if not reads_instruction(self.catalogue, request, encoder)
         )
         collection = constraints.collection
         if collection is None or len(encoders) == 1:
@@ -207,8 +212,9 @@ class Planner:
             if not encoder.keeps(features, collection.min_recall_each)
         )
         running = self.running.get(collection.name)
-        left = choice.able - choice.dropped
-        if running is not None and max(recalls[name] for name in left) >= running.floor:
+        left = choice.able - choice.dropped - choice.other_instruction
+        best = max((recalls[name] for name in left), default=0.0)
+        if running is not None and best >= running.floor:
             choice.running = running
         return choice
 

@@ -54,6 +54,10 @@ def check_permitted(
         raise TierNotAllowed(asked, usable_names(args, permitted), field)
 
 
+# whatever the load is
+NEVER = (Why.UNREAD, Why.BELOW_EACH, Why.OTHER_INSTRUCTION)
+
+
 def reads_nothing(place: int, *models: str) -> InvalidValue:
     """The error for a text of which these models read nothing."""
     return InvalidValue(
@@ -102,9 +106,14 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
             plan.request.model or decision.target or "auto",
             usable_names(args, permitted or frozenset()),
         )
-    if all(whys[name] in (Why.UNREAD, Why.BELOW_EACH) for name in able):
-        unread = [name for name in able if whys[name] is Why.UNREAD]
-        return reads_nothing(plan.prepared[unread[0]].unreadable[0], *unread)
+    if all(whys[name] in NEVER for name in able):
+        if unread := [name for name in able if whys[name] is Why.UNREAD]:
+            return reads_nothing(plan.prepared[unread[0]].unreadable[0], *unread)
+        return InvalidValue(
+            f"{', '.join(able)} {Why.OTHER_INSTRUCTION}, and was not measured with this one; leave "
+            "it out, or let another model answer",
+            "instruction",
+        )
     if any(whys[name] in (Why.NOT_READY, Why.BELOW_FLOOR) for name in able):
         return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
     # No model reads it whole: name the model that would get it cut, as the message advises.

@@ -309,6 +309,37 @@ async def test_a_text_that_is_cut_before_all_that_a_student_knows_is_refused(
         assert (await embed(client, **{**cut, "truncate": "start"}))["routing"]["truncated"] == [1]
 
 
+@pytest.mark.parametrize("by", ["request", "collection"])
+async def test_a_query_with_an_instruction_is_not_for_an_encoder_that_does_not_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    prompts = {"query": "Instruct: {instruction}\nQuery: {text}", "instruction": "find it"}
+    monkeypatch.setitem(MODELS["large"], "prompts", prompts)
+    more: dict[str, Any] = {"encoders": lambda args, at: ["tiny", *bridge(args, at)]}
+    query = dict(QUERY)
+    if by == "collection":
+        more["instruction"] = "find a proof"
+    else:
+        query["instruction"] = "find a proof"
+    async with served(tmp_path, **more) as (client, router):
+        body = {**query, "input": "some text", "latency_budget_ms": 200}
+        route = (await client.post("/v1/route", json=body)).json()
+        whys = {one["model"]: one["why"] for one in route["models"]}
+        no = "does not read the instruction, which the space's own model does"
+        assert (whys["tiny"], whys["small"]) == (no, no)
+        usual = {**body, "instruction": "find it"}  # what was measured
+        assert (await embed(client, **usual))["routing"]["model"] != "large"
+        assert (await embed(client, **body))["routing"]["model"] == "large"
+        status, code, message = await refused(client, **query, model="tiny")
+        assert (status, code) == (400, "invalid_value")
+        assert message.startswith(f"tiny {no}")
+        away(router)
+        status, code, message = await refused(client, **query)
+        assert (status, code) == (503, "model_unavailable")
+        assert no in message
+        assert (await embed(client, **usual))["routing"]["model"] in ("tiny", "small")
+
+
 async def test_queries_keep_the_floor_on_average(tmp_path: Path) -> None:
     async with served(tmp_path, recall=0.9, min_recall=0.95) as (client, router):
         average, students = None, 0

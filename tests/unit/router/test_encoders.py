@@ -130,6 +130,15 @@ def test_what_keeps_too_little_in_a_language_is_out_if_another_is_left() -> None
     assert alone.unfit() == {}  # the key left no choice
 
 
+def test_what_does_not_read_the_instruction_is_out() -> None:
+    assert choice(other_instruction=frozenset({"tiny"})).unfit() == {"tiny": Why.OTHER_INSTRUCTION}
+    bridge = Encoder("small", Space("large", 8), "adapter", proof=proof_of(0.9))
+    lesser = replace(SMALL, assumed=0.5)
+    both = lesser, bridge
+    assert best_of_each(both, ENGLISH)["small"] is bridge
+    assert best_of_each(both, ENGLISH, reads=lambda one: one is not bridge)["small"] is lesser
+
+
 def test_a_floor_counts_what_was_measured_for_the_language_of_every_text() -> None:
     kinds = (TextKind("en", "Latn", False, False, 9), TextKind("de", "Latn", False, False, 1))
     mixed = replace(ENGLISH, kinds=kinds)
