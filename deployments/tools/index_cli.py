@@ -137,6 +137,7 @@ async def _index(client: ServiceClient, job: IndexOptions, as_json: bool) -> Non
     async with client:
         found = await collection_of(client, job.collection)
         _check(job, found)
+        job = job._replace(corpus=job.corpus.taken())
         job.corpus.warn_of_repeated_ids()
         written: dict[str, Parts] = {}
         summaries: list[dict[str, Any]] = []

@@ -265,9 +265,14 @@ async def _embedded(
 
 
 def vectors_at(parts: Parts, rows: Sequence[int]) -> Vectors:
-    """Read the vectors of these rows of the corpus, which are in order and in the parts."""
+    """Read the vectors of these rows of the corpus, which are in order.
+
+    Raises ValueError for a row that is in no part.
+    """
     from pyarrow import parquet
 
+    if rows and rows[-1] >= parts.manifest.rows:
+        raise ValueError(f"{parts.folder} has {parts.manifest.rows} rows and none {rows[-1]}")
     wanted = np.array(rows, np.int64)
     found = []
     for part in parts.ranges():

@@ -128,6 +128,7 @@ async def _migrate(client: ServiceClient, job: MigrateOptions, as_json: bool) ->
         )
         queries = [] if job.queries is None else read_some(job.queries, job.corpus.text_field)
         moving, proof = await _moving(client, job.collection, job.target)
+        job = job._replace(corpus=job.corpus.taken())
         job.corpus.warn_of_repeated_ids()
         parts = await write_space(client, job.target, proof, job.corpus, job.pace, job.output)
         rows = parts.manifest.rows
