@@ -250,6 +250,15 @@ async def test_a_student_is_no_candidate_of_a_request_that_names_no_space(tmp_pa
         assert "tiny" in {model["model"] for model in route["models"]}
 
 
+async def test_a_caller_may_name_a_student_that_no_collection_would_take(tmp_path: Path) -> None:
+    alone = {"encoders": [], "min_recall_each": 0.9}
+    async with served(tmp_path, recall=0.3, **alone) as (client, _):
+        for more in ({}, {"space": SPACE}):
+            answer = await embed(client, model="tiny", input_type="query", **more)
+            assert answer["routing"]["expected_recall"] == 0.3
+        assert (await refused(client, **QUERY, model="tiny"))[1] == "space_conflict"
+
+
 async def test_a_caller_may_name_a_student(tmp_path: Path) -> None:
     async with served(tmp_path, recall=0.6) as (client, router):
         for _ in range(3):  # his own choice counts in no average
