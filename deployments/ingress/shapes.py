@@ -81,6 +81,8 @@ def embeddings(
         headers={
             "x-embedding-model": model,
             "x-embedding-space": named,
+            "x-embedding-encoder": answer.encoder.kind,
+            **({} if recall is None else {"x-expected-recall": f"{recall:.4g}"}),
             "x-routing-reason": decision.label,
             "x-predicted-ms": f"{predicted_ms:g}",
             "x-queue-ms": f"{answer.queue_s * 1000:.2f}",

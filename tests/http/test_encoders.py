@@ -259,6 +259,19 @@ async def test_a_caller_may_name_a_student_that_no_collection_would_take(tmp_pat
         assert (await refused(client, **QUERY, model="tiny"))[1] == "space_conflict"
 
 
+async def test_headers_name_the_encoder_where_the_body_cannot(tmp_path: Path) -> None:
+    async with served(tmp_path, recall=0.97) as (client, router):
+        body = {"model": "docs-query", "input": "some text"}
+        native = await client.post("/api/embed", json=body)
+        assert native.headers["x-embedding-encoder"] == "native"
+        assert "x-expected-recall" not in native.headers
+        away(router)
+        answer = await client.post("/api/embed", json=body)
+        assert "routing" not in answer.json()
+        named = ("x-embedding-space", "x-embedding-encoder", "x-expected-recall")
+        assert [answer.headers[name] for name in named] == [SPACE, "student", "0.97"]
+
+
 async def test_a_caller_may_name_a_student(tmp_path: Path) -> None:
     async with served(tmp_path, recall=0.6) as (client, router):
         for _ in range(3):  # his own choice counts in no average
