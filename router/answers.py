@@ -49,6 +49,8 @@ class AdapterUse(TypedDict):
     source: str
     """The space they came from."""
     expected_recall: float
+    """Share of the recall@10 of the best search that these queries keep, as measured; if that space
+    was not compared with the best one, of a search in it."""
 
 
 @described
@@ -91,7 +93,7 @@ class Routing(_Decided):
     elsewhere), adapter or student."""
     expected_recall: Annotated[float | None, _default(None)]
     """Share of the recall@10 of the best search that these queries keep, as measured; null where
-    the model is native."""
+    the model is native, and where the space was not compared with the best one."""
     canary: Annotated[bool, _default(False)]
     """Decided by the rules that are being tried, not by the usual ones."""
     languages: NotRequired[Annotated[dict[str, int] | None, _default(None)]]
@@ -234,7 +236,8 @@ class _Candidate(TypedDict):
     space: NotRequired[str]
     """Where several encoders may answer; `encoder` and `expected_recall` too."""
     encoder: NotRequired[Kind]
-    expected_recall: NotRequired[float]
+    expected_recall: NotRequired[float | None]
+    """Null where the space was not compared with the best one."""
     recall_measured_for: NotRequired[list[str]]
     """Languages for which expected_recall was measured; for others it is that of all queries."""
 

@@ -78,6 +78,7 @@ class LogEntry(NamedTuple):
     use: Use | None = None  # the usage of its key, if it was answered
     priority: str = "interactive"  # or "bulk"
     stamps: Stamps | None = None  # if they are recorded
+    recall_assumed: bool = False  # a part of what its encoder keeps was not measured
 
     @property
     def began_s(self) -> float:
@@ -89,8 +90,10 @@ class LogEntry(NamedTuple):
 
     @property
     def expected_recall(self) -> float | None:
-        """The recall that the texts keep of the best search; None for the space's own model."""
-        if self.encoder in (None, "native"):
+        """The recall that the texts keep of the best search; None for the space's own model, and if
+        a part of it was not measured.
+        """
+        if self.encoder in (None, "native") or self.recall_assumed:
             return None
         return self.request.recalls.get(self.decision.model or "")
 

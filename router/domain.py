@@ -59,6 +59,8 @@ class Why(StrEnum):
     NOT_PERMITTED = "not permitted for this key"
     NOT_IN_SPACE = "cannot serve the pinned model, space or dimensions"
     BELOW_FLOOR = "keeps less than the collection's min_recall, and its queries keep no more now"
+    BELOW_EACH = "keeps less than the collection's min_recall_each in the text's language"
+    OTHER_INSTRUCTION = "does not read the instruction, which the space's own model does"
     TOO_LONG = "cannot read a text this long"
     NOT_READY = "no ready replica"
     ABOVE_TARGET = "larger than the target"

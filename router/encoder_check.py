@@ -19,11 +19,13 @@ from router.config import RouterArgs
 from router.encoders import Encoder, Encoders, native
 from router.fingerprint import Fingerprint
 from router.measured import Measured
-from router.model_config import ModelConfig, resolve_path
+from router.model_config import INSTRUCTION, ModelConfig, Prompts, resolve_path
+from router.schema import Side
 from router.space import Space, fit
 from router.strict import ConfigError, suggestion
 from router.student import Student
 
+SIDES: tuple[Side, ...] = ("query", "document")
 SAME_COSINE = 0.999  # minimum for every probe, for the same weights elsewhere
 
 
@@ -109,14 +111,13 @@ class _Loading:
         return Encoder(name, space, "same", proof=found.kept[name])
 
     def _check_probes(self, name: str, config: ModelConfig, space: Space) -> None:
-        """Check that the fingerprints of both models hold the same vectors. Raises Unfit."""
+        """Check that the fingerprints of both models hold the same vectors, that their replicas
+        are held to these, and that both read every request alike. Raises Unfit.
+        """
         own, others = self._probes(name), self._probes(space.model)
-        settings = config.fingerprint
-        if settings is not None and settings.min_cosine < SAME_COSINE:
-            raise Unfit(
-                f"fingerprint.min_cosine is {settings.min_cosine:g}, and {SAME_COSINE:g} is the "
-                f"least for a model that makes vectors of {space} without a `proof`"
-            )
+        for model in (name, space.model):
+            self._check_min_cosine(model, space)
+        _check_prompts(config.prompts, self.args.models[space.model].prompts, space.model)
         cosines = _cosines(own, others, space.dimensions)
         if not cosines:
             raise Unfit(
@@ -128,6 +129,15 @@ class _Loading:
                 f"its fingerprint's vectors have cosine {worst:.4f} with those of {space.model}, "
                 f"and {SAME_COSINE:g} is the least: measure what a search keeps, and name that "
                 "file as `proof`"
+            )
+
+    def _check_min_cosine(self, model: str, space: Space) -> None:
+        settings = self.args.models[model].fingerprint
+        if settings is not None and settings.min_cosine < SAME_COSINE:
+            raise Unfit(
+                f"models.{model}.fingerprint.min_cosine is {settings.min_cosine:g}, and "
+                f"{SAME_COSINE:g} is the least where another model makes vectors of {space} "
+                "without a `proof`"
             )
 
     def _probes(self, model: str) -> Fingerprint:
@@ -229,12 +239,15 @@ class _Loading:
         if collection.proof is None:  # the largest model's index counts as the best
             ranks = {name: rank for rank, name in enumerate(self.args.models)}
             best = max(made, key=lambda one: (ranks[one.model], one.space.dimensions))
-            return tuple(
-                one
-                if one is best
-                else replace(one, assumed=min(collection.min_recall_each, collection.min_recall))
-                for one in made
-            )
+            if collection.min_recall == 1.0:
+                self.problems.append(
+                    f"{where}: min_recall is 100.0%, and without `proof` nothing shows that a "
+                    f"search in another space keeps all of one in {best.space}; measure it with "
+                    "`embedding-router index --queries` under a lower min_recall and name the "
+                    "file as `proof`, or leave that space out"
+                )
+            share = min(collection.min_recall_each, collection.min_recall)
+            return tuple(one if one is best else replace(one, assumed=share) for one in made)
         try:
             found = measured.load(resolve_path(collection.proof, self.args.base_dir))
             if str(found.space) not in collection.all_spaces:
@@ -296,6 +309,25 @@ def _spaces_of(collection: CollectionConfig) -> str:
     if collection.space is not None:
         return f"the collection's space is {collection.space}"
     return f"the collection's spaces are {', '.join(collection.spaces)}"
+
+
+def _check_prompts(own: Prompts, others: Prompts, other: str) -> None:
+    """Check what probes cannot show: requests without `input_type`, and those with an instruction
+    of their own. Raises Unfit.
+    """
+    if own.default != others.default:
+        raise Unfit(
+            f"it reads a text without `input_type` as a {own.default} and {other} reads it as a "
+            f"{others.default}; give both the same `prompts.default`"
+        )
+    for side in SIDES:
+        reads = INSTRUCTION in own.of(side)
+        if reads != (INSTRUCTION in others.of(side)):
+            one, none = ("it", other) if reads else (other, "it")
+            raise Unfit(
+                f"`prompts.{side}` of {one} has {{instruction}} and that of {none} has none, so a "
+                "request's own instruction would make other vectors; give both the same `prompts`"
+            )
 
 
 def _cosines(one: Fingerprint, other: Fingerprint, dimensions: int) -> list[float]:

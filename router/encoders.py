@@ -13,7 +13,8 @@ A collection of several spaces has an index for each. The recall of every index 
 one is measured too. An encoder's expected recall is the product of both shares.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -40,7 +41,7 @@ class Encoder:
     proof: Proof | None = None  # of its recall in its space; None: it keeps all
     # of its space's recall relative to the collection's best space; None: `assumed`
     space_proof: Proof | None = None
-    assumed: float = 1.0  # if the space was not measured
+    assumed: float | None = None  # if the space was not measured and another counts as the best
     documents: Documents = "growing"  # of the collection: selects the figure of a proof
     adapter: Adapter | None = None
 
@@ -62,10 +63,26 @@ class Encoder:
         """The share of the best search's recall that a query in this language keeps; that of all
         queries if the language was not measured.
         """
-        kept = self.assumed
+        kept = 1.0 if self.assumed is None else self.assumed
         for proof in self.proofs:
             kept *= proof.kept(self.documents, language).recall
         return min(1.0, kept)
+
+    def reported(self, recall: float) -> float | None:
+        """A recall of this encoder as callers see it: None if a part of it is assumed."""
+        return recall if self.assumed is None else None
+
+    def keeps(self, features: Features, floor: float) -> bool:
+        """Whether it was measured to keep this share in the language of every text.
+
+        An assumed share of a space does not count. A language that was not measured counts as all
+        queries do.
+        """
+        languages = {kind.language for kind in features.kinds} or {features.language}
+        return all(
+            math.prod(proof.kept(self.documents, language).recall for proof in self.proofs) >= floor
+            for language in languages
+        )
 
     @cached_property
     def measured_for(self) -> tuple[str, ...]:
@@ -117,18 +134,25 @@ def preference(encoder: Encoder, recall: float) -> tuple[float, bool, bool]:
 
     Recall is capped at 1.0, so a lesser space can tie.
     """
-    measured_against = not encoder.proofs and encoder.assumed == 1.0
+    measured_against = not encoder.proofs and encoder.assumed is None
     return recall, measured_against, encoder.native
 
 
-def best_of_each(encoders: Iterable[Encoder], features: Features) -> dict[str, Encoder]:
-    """For each model, its encoder with the highest expected recall on these texts.
+def best_of_each(
+    encoders: Iterable[Encoder],
+    features: Features,
+    floor: float = 0.0,
+    reads: Callable[[Encoder], bool] = lambda _: True,
+) -> dict[str, Encoder]:
+    """For each model, its encoder with the highest expected recall on these texts; one that `reads`
+    the request's instruction and keeps `floor` is better than one that does not.
 
     A model's cost is the same in every space. The first of equals is taken.
     """
-    best: dict[str, tuple[tuple[float, bool, bool], Encoder]] = {}
+    best: dict[str, tuple[tuple[bool, bool, float, bool, bool], Encoder]] = {}
     for encoder in encoders:
-        rank = preference(encoder, encoder.recall_of(features))
+        recall = encoder.recall_of(features)
+        rank = reads(encoder), encoder.keeps(features, floor), *preference(encoder, recall)
         if encoder.model not in best or rank > best[encoder.model][0]:
             best[encoder.model] = rank, encoder
     return {model: encoder for model, (_, encoder) in best.items()}
@@ -152,8 +176,30 @@ class EncoderChoice:
     queries: int = 0
     running: RunningRecall | None = None  # None: the caller left no choice
     permitted: frozenset[str] | None = None  # models allowed for the key; None: all
+    # models that keep less than the collection's min_recall_each in the language of some text
+    below_each: frozenset[str] = frozenset()
+    # models that do not read the request's instruction, which their space's own model reads
+    other_instruction: frozenset[str] = frozenset()
     _model: str | None = None
     _booking: Booking | None = None
+
+    @property
+    def able(self) -> frozenset[str]:
+        """The encoders that the key permits."""
+        names = frozenset(self.encoders)
+        return names if self.permitted is None else names & self.permitted
+
+    @property
+    def dropped(self) -> frozenset[str]:
+        """The models that keep too little in the language of some text.
+
+        If no other model is permitted, native ones are used; if none of these is, the key left no
+        choice.
+        """
+        if not self.below_each or self.able - self.other_instruction - self.below_each:
+            return self.below_each
+        natives = frozenset(name for name in self.able if self.encoders[name].native)
+        return self.below_each - natives if natives else frozenset()
 
     def unfit(self) -> dict[str, Why]:
         """The models that must not make the vectors now, and why.
@@ -163,11 +209,13 @@ class EncoderChoice:
         """
         if not self.recalls:
             return {}
-        permitted = self.encoders.keys() if self.permitted is None else self.permitted
-        readable = self.encoders.keys() & (permitted - self.nothing_read)
+        dropped = self.dropped
+        readable = self.able - self.nothing_read - dropped - self.other_instruction
         low = self.running is not None and self.running.low
         floor = self.running.floor if low and self.running is not None else 0.0
         whys = {name: Why.BELOW_FLOOR for name, recall in self.recalls.items() if recall < floor}
+        whys |= dict.fromkeys(dropped, Why.BELOW_EACH)
+        whys |= dict.fromkeys(self.other_instruction, Why.OTHER_INSTRUCTION)
         for name in self.nothing_read:
             if readable or not self.encoders[name].native:
                 whys[name] = Why.UNREAD

@@ -22,6 +22,8 @@ from router.engine_config import (
     Section,
 )
 
+INSTRUCTION = "{instruction}"  # in a template
+
 
 class Prompts(Section):
     """Prompt templates: each has {text} once, and that of queries can also have {instruction}."""
@@ -30,6 +32,10 @@ class Prompts(Section):
     document: str = "{text}"
     instruction: str = ""  # used if a request gives none
     default: Literal["query", "document"] = "document"  # the side of a request without input_type
+
+    def of(self, side: Literal["query", "document"]) -> str:
+        """The template of texts of this side."""
+        return self.query if side == "query" else self.document
 
     @model_validator(mode="after")
     def _has_text(self) -> "Prompts":

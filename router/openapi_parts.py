@@ -6,6 +6,7 @@ from pydantic import TypeAdapter
 
 from router import ignoring
 from router.answers import ReasonLabel
+from router.encoders import Kind
 from router.openapi_schemas import Json, ref
 
 STRING: Json = {"type": "string"}
@@ -19,6 +20,11 @@ _SAID: dict[str, tuple[str, Json]] = {
     "x-request-id": ("Of this request: the caller's own, or a new one.", STRING),
     "x-embedding-model": ("routing.model", STRING),
     "x-embedding-space": ("routing.space", STRING),
+    "x-embedding-encoder": ("routing.encoder", TypeAdapter(Kind).json_schema()),
+    "x-expected-recall": (
+        "routing.expected_recall, where it is not null.",
+        {"type": "number", "minimum": 0, "maximum": 1},
+    ),
     "x-routing-reason": ("routing.reason", TypeAdapter(ReasonLabel).json_schema()),
     "x-predicted-ms": ("routing.predicted_ms", _MS),
     "x-queue-ms": ("Time spent waiting.", _MS),
@@ -26,6 +32,7 @@ _SAID: dict[str, tuple[str, Json]] = {
     "x-total-ms": ("Time in the service.", _MS),
     ignoring.HEADER: ("Fields of the body that were dropped, if there were any.", STRING),
 }
+OF_VECTORS = ("x-embedding-space", "x-embedding-encoder", "x-expected-recall")
 HEADERS: Json = {
     name: {"description": text, "schema": schema} for name, (text, schema) in _SAID.items()
 } | {

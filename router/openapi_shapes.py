@@ -4,6 +4,7 @@ from router.openapi_examples import rerank_bodies
 from router.openapi_parts import (
     BY_HEADER,
     HEADERS,
+    OF_VECTORS,
     ON_REQUEST,
     answer,
     body,
@@ -23,7 +24,7 @@ def one_of(*names: str) -> Json:
 
 def rerank(catalogue: Catalogue) -> Json:
     """The operation of `rerank`."""
-    headers = {name: one for name, one in HEADERS.items() if name != "x-embedding-space"}
+    headers = {name: one for name, one in HEADERS.items() if name not in OF_VECTORS}
     ranked = one_of("RerankResponse", "TeiRerankResponse")
     made = operation(
         "rerank",

@@ -12,6 +12,7 @@ model. So a service that requires a space (`routing.require_space`) refuses tier
 """
 
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from router.domain import Features, Tier
@@ -23,6 +24,7 @@ from router.errors import (
     SpaceConflict,
     field,
 )
+from router.model_config import INSTRUCTION
 from router.schema import EmbeddingsRequest
 from router.space import Space
 from router.spaces import OR_MODEL, SPACE, TIERS, Catalogue, NamedSpace
@@ -89,12 +91,32 @@ def resolve(catalogue: Catalogue, request: EmbeddingsRequest) -> Constraints:
 
 
 def encoders_of(
-    catalogue: Catalogue, constraints: Constraints, models: Iterable[str], features: Features
+    catalogue: Catalogue,
+    request: EmbeddingsRequest,
+    constraints: Constraints,
+    models: Iterable[str],
+    features: Features,
 ) -> dict[str, Encoder]:
     """The encoder of each model for these texts."""
     if constraints.encoders:
-        return best_of_each(constraints.encoders, features)
+        collection = constraints.collection
+        floor = 0.0 if collection is None else collection.min_recall_each
+        reads = partial(reads_instruction, catalogue, request)
+        return best_of_each(constraints.encoders, features, floor, reads)
     return {model: catalogue.native(model, constraints.dimensions) for model in models}
+
+
+def reads_instruction(catalogue: Catalogue, request: EmbeddingsRequest, encoder: Encoder) -> bool:
+    """Whether an encoder reads the instruction of a completed request as its space's own model
+    does; one that was measured without it keeps nothing that is known.
+    """
+    if encoder.native or request.instruction is None:
+        return True
+    native = catalogue.models[encoder.space.model].prompts
+    side = request.side or native.default
+    if request.instruction == native.instruction or INSTRUCTION not in native.of(side):
+        return True
+    return INSTRUCTION in catalogue.models[encoder.model].prompts.of(side)
 
 
 def _model_and_tier(catalogue: Catalogue, request: EmbeddingsRequest) -> tuple[str | None, Tier]:

@@ -1,16 +1,11 @@
 """Vector spaces by id, and the cut that fits vectors to a space."""
 
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from router.arrays import Vectors
-from router.errors import (
-    shorten,
-)
-
-if TYPE_CHECKING:
-    pass
+from router.errors import shorten
 
 
 class Space(NamedTuple):

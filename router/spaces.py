@@ -35,6 +35,7 @@ class NamedSpace(NamedTuple):
     encoders: tuple[Encoder, ...]
     adapt: Literal["queries", "all"]
     min_recall: float
+    min_recall_each: float
 
     def narrowed(self, space: Space) -> "NamedSpace":
         """The collection with only one of its spaces."""
@@ -69,6 +70,7 @@ class Catalogue:
                 encoders.of_collection.get(name) or tuple(map(native, spaces)),
                 config.adapt,
                 config.min_recall,
+                config.min_recall_each,
             )
         lowered = Counter(map(str.lower, self.collections))
         self._collections = {

@@ -22,8 +22,8 @@ from router.routes import ROUTES, Audience, methods_of
 
 ALLOWED_METHODS = ", ".join(methods_of(ROUTES))
 EXPOSED = (
-    "x-request-id, x-embedding-model, x-embedding-space, x-routing-reason, x-predicted-ms, "
-    "x-queue-ms, x-inference-ms, "
+    "x-request-id, x-embedding-model, x-embedding-space, x-embedding-encoder, "
+    "x-expected-recall, x-routing-reason, x-predicted-ms, x-queue-ms, x-inference-ms, "
     "x-total-ms, x-ignored-fields, retry-after, retry-after-ms, x-ratelimit-limit-requests, "
     "x-ratelimit-remaining-requests, "
     "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "

@@ -1,6 +1,7 @@
 """Answers and errors in the form of the request's API (router/shapes)."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from deployments.ingress.asgi import HttpAnswer, HttpRequest
 from deployments.ingress.routes import TABLE
@@ -32,6 +33,13 @@ def failed(error: RouterError, http_request: HttpRequest) -> HttpAnswer:
     return HttpAnswer(error.status, errors.write(error), headers=error.headers)
 
 
+def _kept(answer: Answer) -> float:
+    """The measured recall of an adapter's queries; that in its own space, if the space itself was
+    not measured.
+    """
+    return replace(answer.encoder, assumed=None).recall_of(answer.features)
+
+
 def embeddings(
     answer: Answer, catalogue: Catalogue, write: Callable[[AnswerContent], bytes], id: str
 ) -> HttpAnswer:
@@ -53,7 +61,7 @@ def embeddings(
         truncated=answer.truncated,
         adapter=None
         if over is None
-        else AdapterUse(source=str(over.source), expected_recall=round(recall or 0.0, 4)),
+        else AdapterUse(source=str(over.source), expected_recall=round(_kept(answer), 4)),
         encoder=answer.encoder.kind,
         expected_recall=None if recall is None else round(recall, 4),
         canary=answer.canary,
@@ -73,6 +81,8 @@ def embeddings(
         headers={
             "x-embedding-model": model,
             "x-embedding-space": named,
+            "x-embedding-encoder": answer.encoder.kind,
+            **({} if recall is None else {"x-expected-recall": f"{recall:.4g}"}),
             "x-routing-reason": decision.label,
             "x-predicted-ms": f"{predicted_ms:g}",
             "x-queue-ms": f"{answer.queue_s * 1000:.2f}",

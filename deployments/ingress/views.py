@@ -239,12 +239,15 @@ class Views:
                 "canary": plan.arm == CANARY,
                 "expected_recall": None
                 if encoder is None or encoder.native
-                else round(recalls[encoder.model], 4),
+                else _rounded(encoder.reported(recalls[encoder.model])),
                 **({"unread": unread} if unread else {}),
                 "elapsed_ms": milliseconds(plan.elapsed_s),
                 **(
                     {}
-                    if encoder is None or encoder.native or encoder.measured(features)
+                    if encoder is None
+                    or encoder.native
+                    or encoder.assumed is not None
+                    or encoder.measured(features)
                     else {"recall_measured_for": encoder.measured_for}
                 ),
             },
@@ -283,7 +286,7 @@ def _kept(encoder: Encoder) -> dict[str, Any]:
     """The measured quality that an encoder keeps; for a native one, that of its space."""
     proof = encoder.space_proof if encoder.native else encoder.proof
     return {
-        "expected_recall": encoder.expected_recall(),
+        "expected_recall": encoder.reported(encoder.expected_recall()),
         "recall_kept_fitted": proof and proof.fitted.recall,
         "recall_kept_unseen": proof and proof.unseen.recall,
         "ndcg_kept_fitted": proof and proof.fitted.ndcg,
@@ -303,9 +306,17 @@ def _encoding(plan: Plan, model: str) -> dict[str, Any]:
     return {
         "space": str(encoder.space),
         "encoder": encoder.kind,
-        "expected_recall": round(recall, 4),
-        **({} if encoder.proofs == () else {"recall_measured_for": encoder.measured_for}),
+        "expected_recall": _rounded(encoder.reported(recall)),
+        **(
+            {}
+            if encoder.proofs == () or encoder.assumed is not None
+            else {"recall_measured_for": encoder.measured_for}
+        ),
     }
+
+
+def _rounded(recall: float | None) -> float | None:
+    return None if recall is None else round(recall, 4)
 
 
 def _json(status: int, body: object) -> Response:

@@ -54,6 +54,7 @@ def sample(tally: ProcessMetrics, service: Service) -> None:
             for name, collection in service.catalogue.collections.items()
             if len(collection.encoders) > 1
             for one in collection.encoders
+            if one.assumed is None
         },
     )
     tally.set(metrics.CACHE_HITS, (), cache.hits)

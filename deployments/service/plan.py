@@ -159,7 +159,8 @@ class Answer(NamedTuple):
     inference_s: float
     total_s: float
     encoder: Encoder  # that made the vectors of the space
-    expected_recall: float | None  # of these texts; None where the model is the space's own
+    # of these texts; None where the model is the space's own, or a part was not measured
+    expected_recall: float | None
     canary: bool  # decided by the canary's rules
     unread: float  # share of the texts' tokens that the model does not know
     elapsed_s: float = 0.0  # from the arrival to the decision
@@ -205,4 +206,5 @@ def entry_of(
         use,
         plan.request.priority,
         stamps,
+        encoder is not None and encoder.assumed is not None,
     )

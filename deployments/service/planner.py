@@ -20,7 +20,7 @@ from router.feedback import Feedback
 from router.ledger import Ledger
 from router.models import build_policy
 from router.policy import decide
-from router.resolving import Constraints, completed, encoders_of, resolve
+from router.resolving import Constraints, completed, encoders_of, reads_instruction, resolve
 from router.rules import Policy
 from router.running_recall import RunningRecall
 from router.schema import EmbeddingsRequest
@@ -188,20 +188,35 @@ class Planner:
         The average of a collection counts only requests for which the router has a choice, not
         those that the caller or the key's permissions have fixed.
         """
-        encoders = encoders_of(self.catalogue, constraints, prepared, features)
+        encoders = encoders_of(self.catalogue, request, constraints, prepared, features)
         if not constraints.encoders or (
             len(encoders) == 1 and next(iter(encoders.values())).native
         ):
             return EncoderChoice(encoders)
         recalls = {name: encoder.recall_of(features) for name, encoder in encoders.items()}
         blind = (name for name, one in prepared.items() if name in encoders and one.unreadable)
-        able = [recalls[name] for name in recalls if permitted is None or name in permitted]
-        running = None
-        if constraints.collection is not None and len(encoders) > 1:
-            running = self.running.get(constraints.collection.name)
-            if running is not None and max(able) < running.floor:
-                running = None
-        return EncoderChoice(encoders, recalls, frozenset(blind), request.items, running, permitted)
+        choice = EncoderChoice(
+            encoders, recalls, frozenset(blind), queries=request.items, permitted=permitted
+        )
+        choice.other_instruction = frozenset(
+            name
+            for name, encoder in encoders.items()
+            if not reads_instruction(self.catalogue, request, encoder)
+        )
+        collection = constraints.collection
+        if collection is None or len(encoders) == 1:
+            return choice
+        choice.below_each = frozenset(
+            name
+            for name, encoder in encoders.items()
+            if not encoder.keeps(features, collection.min_recall_each)
+        )
+        running = self.running.get(collection.name)
+        left = choice.able - choice.dropped - choice.other_instruction
+        best = max((recalls[name] for name in left), default=0.0)
+        if running is not None and best >= running.floor:
+            choice.running = running
+        return choice
 
     def loads(self) -> dict[str, Load]:
         """The current load of each model as this router knows it, for the current sender."""

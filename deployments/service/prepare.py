@@ -219,7 +219,7 @@ class Preparer:
     def _prompt(self, model: str, side: Side, instruction: str | None) -> tuple[str, str]:
         """The prompt before a text and after it."""
         prompts = self._models[model].prompts
-        template = prompts.query if side == "query" else prompts.document
+        template = prompts.of(side)
         if template == "{text}":  # nearly always
             return "", ""
         task = prompts.instruction if instruction is None else instruction

@@ -54,6 +54,19 @@ def check_permitted(
         raise TierNotAllowed(asked, usable_names(args, permitted), field)
 
 
+# whatever the load is
+NEVER = (Why.UNREAD, Why.BELOW_EACH, Why.OTHER_INSTRUCTION)
+
+
+def reads_nothing(place: int, *models: str) -> InvalidValue:
+    """The error for a text of which these models read nothing."""
+    return InvalidValue(
+        f"{INPUT}[{place}]: {', '.join(models)} reads nothing of it; leave that text out, or let "
+        "another model read it",
+        "input",
+    )
+
+
 def cut_work(args: RouterArgs, prepared: dict[str, Prepared]) -> dict[str, Work]:
     """The work at each model when every text is cut to what that model reads; all texts are taken
     to be uncached.
@@ -93,12 +106,13 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
             plan.request.model or decision.target or "auto",
             usable_names(args, permitted or frozenset()),
         )
-    if all(whys[name] is Why.UNREAD for name in able):
-        place = plan.prepared[able[0]].unreadable[0]
+    if all(whys[name] in NEVER for name in able):
+        if unread := [name for name in able if whys[name] is Why.UNREAD]:
+            return reads_nothing(plan.prepared[unread[0]].unreadable[0], *unread)
         return InvalidValue(
-            f"{INPUT}[{place}]: {', '.join(able)} reads nothing of it; leave that text out, or let "
-            "another model read it",
-            "input",
+            f"{', '.join(able)} {Why.OTHER_INSTRUCTION}, and was not measured with this one; leave "
+            "it out, or let another model answer",
+            "instruction",
         )
     if any(whys[name] in (Why.NOT_READY, Why.BELOW_FLOOR) for name in able):
         return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
@@ -116,6 +130,8 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
     limit = plan.models[name].max_tokens
     if plan.context.arm == RERANK:  # a pinned reranker is pinned to no space
         able = [one for one in plan.models if permitted is None or one in permitted]
+    else:
+        able = [one for one in able if one not in plan.decision_input.unfit]
     most = max(able, key=lambda name: plan.models[name].max_tokens)
     longer = (most, plan.models[most].max_tokens)
     return ContextLengthExceeded(

@@ -347,7 +347,7 @@ class Service:
             got.inference_s,
             total_s,
             encoder,
-            None if encoder.native else plan.choice.recalls[model],
+            None if encoder.native else encoder.reported(plan.choice.recalls[model]),
             plan.arm == CANARY,
             prepared.mean_unread,
             plan.elapsed_s,

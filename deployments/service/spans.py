@@ -50,7 +50,7 @@ def decided(tracing: Tracing, plan: Plan, now: float) -> None:
     if (encoder := plan.choice.encoders.get(decision.model or "")) is not None:
         attributes["embedding.space"] = str(encoder.space)
         attributes["embedding.encoder"] = encoder.kind
-        if not encoder.native:
+        if not encoder.native and encoder.assumed is None:
             attributes["embedding.expected_recall"] = round(plan.choice.recalls[encoder.model], 4)
     if decision.predicted_s is not None:
         attributes["embedding.predicted_ms"] = round(decision.predicted_s * 1000, 2)

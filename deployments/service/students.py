@@ -7,6 +7,7 @@ import numpy as np
 
 from deployments.dispatch.chunks import Rows
 from deployments.service.prepare import Prepared
+from deployments.service.refusals import reads_nothing
 from deployments.service.turns import LARGE_TEXTS, Turns
 from router.arrays import Vectors
 from router.cache import VectorCache
@@ -27,7 +28,11 @@ class StudentGatherer:
         self._turns = turns or Turns()
 
     async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
-        """Return the vectors of the texts; vectors that are not in the cache are computed now."""
+        """Return the vectors of the texts; vectors that are not in the cache are computed now.
+
+        Raises InvalidValue for a text of which the student reads nothing, as for one that was cut
+        before all that it knows. No vector of it is kept.
+        """
         digests, counts = prepared.digests, prepared.counts
         if len(digests) > LARGE_TEXTS:
             await self._turns.next()
@@ -36,6 +41,9 @@ class StudentGatherer:
         began = time.perf_counter()
         made = await self._encode(prepared, new)
         took_s = time.perf_counter() - began
+        lengths = np.linalg.norm(made, axis=1)
+        if not (lengths > 0.0).all():
+            raise reads_nothing(new[int(np.argmin(lengths))], self._model)
 
         def keep() -> None:
             self._cache.put_many(

@@ -116,6 +116,10 @@ class ServiceClient:
             raise RequestRefused(f"{self._url}/v1/tiers did not answer JSON; {IS_IT_ONE}") from None
         return tiers
 
+    async def fingerprints(self) -> dict[str, str | None]:
+        """Return the current fingerprints by model; raises RequestRefused or RouterAway."""
+        return {row["model"]: row["fingerprint"] for row in (await self.tiers())["data"]}
+
     async def policy(self) -> str | None:
         """GET /v1/what-if: the rules and tiers in force as YAML; None if the key cannot read them.
 

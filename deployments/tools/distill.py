@@ -77,7 +77,6 @@ class Start(NamedTuple):
     network: "Network"
     general_texts: int
     licences: Mapping[str, int]
-    is_general: bool  # trained on general texts, so the collection's own need fewer epochs
 
 
 class Teacher:
@@ -154,7 +153,7 @@ async def general_start(
         network.train_on(bags, targets, recipe, progress.done)
         if kept is not None:
             network.save(kept)
-    return Start(made, network, len(texts), Counter(licences), True)
+    return Start(made, network, len(texts), Counter(licences))
 
 
 def start_of(student: Student) -> Start:
@@ -163,7 +162,7 @@ def start_of(student: Student) -> Start:
 
     about = student.about
     network = Network.of_student(student)
-    return Start(student.tokenizer, network, about.general_texts, about.licences, True)
+    return Start(student.tokenizer, network, about.general_texts, about.licences)
 
 
 async def _rows(
@@ -240,7 +239,7 @@ async def distil_own(
             )
         else:
             network, made = start.network, start.tokenizer
-        base = start or Start(made, network, 0, {}, False)
+        base = start or Start(made, network, 0, {})
         return _export(
             teacher,
             base._replace(tokenizer=made),

@@ -12,7 +12,7 @@ from deployments.tools import progress
 from deployments.tools.client import ServiceClient
 from deployments.tools.corpus import read_judgements, read_texts
 from deployments.tools.index import Compared, chosen, compare, own_vectors
-from deployments.tools.migrate import MigrationError, Parts
+from deployments.tools.migrate import MigrationError, Parts, check_weights
 from deployments.tools.options import (
     FILE,
     FOLDER,
@@ -137,6 +137,7 @@ async def _index(client: ServiceClient, job: IndexOptions, as_json: bool) -> Non
     async with client:
         found = await collection_of(client, job.collection)
         _check(job, found)
+        job = job._replace(corpus=job.corpus.taken())
         job.corpus.warn_of_repeated_ids()
         written: dict[str, Parts] = {}
         summaries: list[dict[str, Any]] = []
@@ -215,6 +216,8 @@ async def _measure(
 
         own = {space: await asked(space.rpartition("/")[0], space) for space in found.spaces}
         others = {model: await asked(model, found.space_of[model]) for model in job.encoders}
+    models = {*(space.rpartition("/")[0] for space in found.spaces), *job.encoders}
+    await check_weights(client, {model: found.fingerprints[model] for model in models})
     best = job.best or (None if judgements is not None else _largest(found))
     return compare(given, rows, written, own, best, others)
 

@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -158,10 +158,12 @@ async def fill(
     """Embed every missing part of the corpus.
 
     `texts` yields the rows of the corpus in order; `done` gets the number of rows as they are
-    embedded. Raises MigrationError for a text that cannot be embedded, for vectors of another space
-    and for a corpus that ends early; RequestRefused; RouterAway.
+    embedded. Raises MigrationError for a text that cannot be embedded, for vectors of another
+    space, for a router that has other weights now, before the part is written, and for a corpus
+    that ends early; RequestRefused; RouterAway.
     """
     missing = {rows.start: rows for rows in parts.missing()}
+    model = parts.manifest.space.rpartition("/")[0]
     gate, running = (
         asyncio.Semaphore(in_flight),
         deque[tuple[range, list[Text], list[asyncio.Task[Vectors]]]](),
@@ -176,6 +178,7 @@ async def fill(
     async def settle() -> None:
         rows, some, tasks = running[0]
         vectors = np.concatenate([await task for task in tasks])
+        await check_weights(client, {model: parts.manifest.fingerprint})
         await asyncio.to_thread(parts.write, rows, [text.id for text in some], vectors)
         running.popleft()
 
@@ -206,6 +209,23 @@ async def fill(
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+
+async def check_weights(client: ServiceClient, fingerprints: Mapping[str, str | None]) -> None:
+    """Raise MigrationError if the router has a model with another fingerprint than this one.
+
+    A router can be restarted while a command waits for it. None means that nothing is known.
+    """
+    if all(before is None for before in fingerprints.values()):
+        return
+    current = await client.fingerprints()
+    for model, before in fingerprints.items():
+        if before is not None and (now := current.get(model)) != before:
+            raise MigrationError(
+                f"{model} is not what it was when this began: its fingerprint was {before} and is "
+                f"{now}. Vectors of other weights must not join these: start the router with the "
+                "former model and go on, or choose another folder"
+            )
 
 
 async def _embedded(
@@ -245,9 +265,14 @@ async def _embedded(
 
 
 def vectors_at(parts: Parts, rows: Sequence[int]) -> Vectors:
-    """Read the vectors of these rows of the corpus, which are in order and in the parts."""
+    """Read the vectors of these rows of the corpus, which are in order.
+
+    Raises ValueError for a row that is in no part.
+    """
     from pyarrow import parquet
 
+    if rows and rows[-1] >= parts.manifest.rows:
+        raise ValueError(f"{parts.folder} has {parts.manifest.rows} rows and none {rows[-1]}")
     wanted = np.array(rows, np.int64)
     found = []
     for part in parts.ranges():

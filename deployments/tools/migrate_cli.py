@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from deployments.tools.client import ServiceClient
 from deployments.tools.corpus import Text, read_some
-from deployments.tools.migrate import MigrationError, Parts, read_vectors
+from deployments.tools.migrate import MigrationError, Parts, check_weights, read_vectors
 from deployments.tools.options import FILE, FOLDER, check_parquet, errors_shown, router_options
 from deployments.tools.writing import (
     Corpus,
@@ -128,6 +128,7 @@ async def _migrate(client: ServiceClient, job: MigrateOptions, as_json: bool) ->
         )
         queries = [] if job.queries is None else read_some(job.queries, job.corpus.text_field)
         moving, proof = await _moving(client, job.collection, job.target)
+        job = job._replace(corpus=job.corpus.taken())
         job.corpus.warn_of_repeated_ids()
         parts = await write_space(client, job.target, proof, job.corpus, job.pace, job.output)
         rows = parts.manifest.rows
@@ -148,6 +149,7 @@ async def _migrate(client: ServiceClient, job: MigrateOptions, as_json: bool) ->
             sampled = set(np.linspace(0, rows - 1, min(job.sample, rows), dtype=np.int64).tolist())
             documents = [text for row, text in enumerate(job.corpus.texts()) if row in sampled]
             found = await _compare(client, moving, parts, queries, documents, job.old)
+            await check_weights(client, {job.target.rpartition("/")[0]: proof})
             (job.output / "report.json").write_text(json.dumps(found, indent=1) + "\n")
             summary["report"] = found
             if not as_json:

@@ -16,6 +16,7 @@ from deployments.launch.serve_config import application
 from deployments.replica.offline import Offline
 from deployments.tools.align import AlignError
 from deployments.tools.client import RequestRefused, ServiceClient
+from deployments.tools.migrate import check_weights
 from router.arrays import Vectors
 from router.config import RouterArgs
 from router.fingerprint import digest_of, load
@@ -128,7 +129,9 @@ class Served:
         return str(digest)
 
     async def embed(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
-        """Return vectors of the model's own size."""
+        """Return vectors of the model's own size. Raises MigrationError if the router has other
+        weights than at the start, as after a restart.
+        """
         _expect(self._bar, model, len(texts))
         made = []
         for start in range(0, len(texts), TEXTS_A_REQUEST):
@@ -138,6 +141,7 @@ class Served:
             )
             made.append(answer.vectors)
             self._bar.update(len(some))
+        await check_weights(self._client, {model: self._rows[model]["fingerprint"]})
         return np.concatenate(made)
 
 

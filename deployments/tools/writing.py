@@ -1,6 +1,7 @@
 """Write a corpus in one space with a router's vectors; shared by `migrate` and `index`."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +16,27 @@ from deployments.tools.options import FILE, together
 
 
 class Corpus(NamedTuple):
-    """Documents in a file."""
+    """Documents in a file, as it is when `taken` is called."""
 
     file: Path
     text_field: str
     id_field: str | None
+    digest: str = ""
+    rows: int | None = None  # that are read; None: all
+
+    def taken(self) -> "Corpus":
+        """The corpus of now: rows that are added later are not read.
+
+        Raises CorpusError if it has no texts.
+        """
+        made = self._replace(digest=digest_of(self.file), rows=count_rows(self.file))
+        if not made.rows:
+            raise CorpusError(f"{self.file} has no texts")
+        return made
 
     def texts(self) -> Iterator[Text]:
         """Read the texts in the order of the file."""
-        return read_texts(self.file, self.text_field, self.id_field)
+        return islice(read_texts(self.file, self.text_field, self.id_field), self.rows)
 
     def warn_of_repeated_ids(self) -> None:
         """Say how many rows have an id that an earlier row has; hashes of the ids are held.
@@ -124,23 +137,22 @@ async def write_space(
     pace: SendOptions,
     folder: Path,
 ) -> Parts:
-    """Embed the rows of the corpus that `folder` lacks, in one space.
+    """Embed the rows of the corpus, which was taken, that `folder` lacks, in one space.
 
     Raises MigrationError, CorpusError, RequestRefused and RouterAway; finished parts stay.
     """
+    assert corpus.rows is not None, "the corpus is taken before anything is written"
     options = {"space": space, "input_type": "document", "truncate": pace.truncate}
     manifest = Manifest(
         space,
         fingerprint,
-        digest_of(corpus.file),
+        corpus.digest,
         corpus.text_field,
         corpus.id_field,
-        count_rows(corpus.file),
+        corpus.rows,
         pace.part_rows,
         pace.truncate,
     )
-    if manifest.rows == 0:
-        raise CorpusError(f"{corpus.file} has no texts")
     with opened(folder, manifest) as parts:
         rows, missing = manifest.rows, sum(map(len, parts.missing()))
         with progress.bar(total=rows, initial=rows - missing, unit="text", desc=space) as bar:

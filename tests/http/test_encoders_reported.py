@@ -16,7 +16,7 @@ from router import config
 from router.encoder_check import load_encoders
 from router.spaces import Catalogue
 from router.strict import changed
-from tests.support.encoders import ARGS, QUERY, SEVERAL, SPACE, away, embed, served
+from tests.support.encoders import ARGS, QUERY, SEVERAL, SPACE, away, bridge, embed, served
 
 
 async def test_metrics_say_what_each_encoder_and_the_last_queries_keep(tmp_path: Path) -> None:
@@ -34,6 +34,45 @@ async def test_metrics_say_what_each_encoder_and_the_last_queries_keep(tmp_path:
         (average,) = tally.values[metrics.COLLECTION_RECALL].values()
         assert average == router.service.planner.running["docs"].average
         assert 0.97 < average < 1.0
+
+
+async def test_what_was_not_measured_is_reported_nowhere_as_measured(tmp_path: Path) -> None:
+    lesser = {"space": None, "spaces": [SPACE, "huge/64"], "adapters": bridge, "min_recall": 0.2}
+    async with served(tmp_path, huge=True, **lesser) as (client, router):
+        own = {"small": 0.97, "tiny": 0.97}
+        shown = (await client.get("/v1/tiers")).json()["collections"]["docs"]
+        kept = {one["model"]: one["expected_recall"] for one in shown["encoders"]}
+        assert kept == {"large": None, "huge": 1.0, "small": None, "tiny": None}
+        assert {one["model"]: one["recall_kept_unseen"] for one in shown["encoders"]} == {
+            "large": None,
+            "huge": None,
+            **own,
+        }
+        tally = ProcessMetrics(metrics.OF_ROUTER)
+        sample(tally, router.service)
+        assert tally.values[metrics.ENCODER_RECALL] == {
+            ("docs", "huge", "huge/64", "native", "both"): 1.0
+        }
+        for model in ("large", "small", "tiny"):
+            body = {**QUERY, "model": model}
+            routing = (await embed(client, **body))["routing"]
+            assert (routing["model"], routing["expected_recall"]) == (model, None)
+            assert "recall_measured_for" not in routing
+            if model == "small":
+                assert routing["adapter"]["expected_recall"] == 0.97  # of a search in large/64
+            route = (await client.post("/v1/route", json={**body, "input": "text"})).json()
+            assert route["decision"]["expected_recall"] is None
+            rows = {one["model"]: one for one in route["models"]}
+            assert rows[model].get("expected_recall") is None
+            assert "recall_measured_for" not in {**route["decision"], **rows[model]}
+        route = (await client.post("/v1/route", json={**QUERY, "input": "text"})).json()
+        rows = {one["model"]: one["expected_recall"] for one in route["models"]}
+        assert rows == {"large": None, "huge": 1.0, "small": None, "tiny": None}
+        decisions = (await client.get("/v1/decisions")).json()["data"]
+        assert {one["expected_recall"] for one in decisions} == {None}
+        away(router, "huge", "large", "small")
+        await embed(client, **QUERY)
+        assert router.service.planner.running["docs"].average == pytest.approx(0.97 * 0.2)
 
 
 async def test_what_a_reload_removes_has_no_series_any_more(tmp_path: Path) -> None:

@@ -312,6 +312,30 @@ def test_rows_of_one_id_are_kept_and_said(url: str, tmp_path: Path) -> None:
     assert "earlier row" not in other.output
 
 
+def test_a_corpus_that_grows_meanwhile_has_the_same_rows_in_every_space(
+    running: tuple[str, LocalRouter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, router = running
+    texts = corpus(tmp_path, dict(list(TEXTS.items())[:100]))
+    send, grown = router.transport.send, list[str]()
+
+    async def growing(model: str, *call: Any) -> Any:
+        if not grown:
+            grown.append(model)
+            corpus(tmp_path, dict(list(TEXTS.items())[:150]))
+        return await send(model, *call)
+
+    monkeypatch.setattr(router.transport, "send", growing)
+    more = ["--queries", queries(tmp_path, [f"a question about {row}" for row in range(12)])]
+    done = index(*command(url, "two", texts, tmp_path / "out", *more, "--json"))
+    assert done.exit_code == 0, done.output
+    for space in SPACES:
+        rows = rows_of(tmp_path / "out" / space)
+        assert [row["id"] for row in rows] == list(TEXTS)[:100]
+    assert json.loads(done.stdout)["proof"]["documents"] == 100
+    assert "holds another index" in index(*command(url, "two", texts, tmp_path / "out")).output
+
+
 def test_a_model_without_a_fingerprint_is_not_measured(tmp_path: Path) -> None:
     with served({**ARGS, "collections": {"two": {"spaces": SPACES}}}) as (url, _):
         texts = corpus(tmp_path, dict(list(TEXTS.items())[:20]))

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from deployments.tools.migrate import Manifest, MigrationError, digest_of, opened
 from router.cli import main
-from router.fingerprint import Fingerprint
+from router.fingerprint import Fingerprint, Probe
 from tests.support.killed import killed_after
 from tests.support.local_service import LocalRouter, served
 
@@ -171,6 +171,44 @@ def test_a_folder_takes_the_parts_of_one_migration_only(
     assert refused.exit_code == 1
     assert "holds another index" in refused.output
     assert len(rows_of(folder)) == 20
+
+
+@pytest.mark.parametrize("command_name", ["migrate", "index"])
+def test_a_router_that_comes_back_with_other_weights_adds_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_name: str
+) -> None:
+    before, after = (
+        Fingerprint("new", [Probe(text, "query", None, text)], np.ones((1, 64), np.float32))
+        for text in ("before", "after")
+    )
+    with served({**ARGS, "collections": {"docs": "old/64", "others": "new/64"}}) as (url, router):
+        monkeypatch.setitem(router.service.fingerprints, "new", before)
+        send, calls = router.transport.send, list[str]()
+
+        async def replaced(model: str, *call: Any) -> Any:
+            calls.append(model)
+            if len(calls) > 8:  # the first part has 5 requests
+                router.service.fingerprints["new"] = after
+            return await send(model, *call)
+
+        monkeypatch.setattr(router.transport, "send", replaced)
+        texts, folder = corpus(tmp_path, dict(list(TEXTS.items())[:200])), tmp_path / "out"
+        arguments = command(url, texts, folder)
+        if command_name == "index":
+            at = arguments.index("--to")
+            arguments = ["index", *arguments[1:at], *arguments[at + 2 :], "--collection", "others"]
+        stopped = migrate(*arguments)
+        assert stopped.exit_code == 1
+        assert "new is not what it was when this began: its fingerprint was" in stopped.output
+        assert len(list(folder.rglob("*.parquet"))) < 5
+        written = {str(file): file.stat().st_mtime_ns for file in folder.rglob("*.parquet")}
+        router.service.fingerprints["new"] = before  # it is the former model again
+        calls.clear()
+        monkeypatch.setattr(router.transport, "send", send)
+        assert migrate(*arguments).exit_code == 0
+        parts = list(folder.rglob("*.parquet"))
+        assert len(parts) == 5
+        assert written.items() <= {str(file): file.stat().st_mtime_ns for file in parts}.items()
 
 
 def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def write_student(
 
 
 def write_measured(
-    args: Mapping[str, Any], folder: Path, space: str, kept: Mapping[str, float]
+    args: Mapping[str, Any], folder: Path, space: str, kept: Mapping[str, float | Proof]
 ) -> str:
     """Write a file of the recall that models or spaces keep of `space`; return its path."""
     models = {Space.parse(space).model} | {
@@ -148,7 +148,10 @@ def write_measured(
     }
     found = measured.Measured(
         Space.parse(space),
-        {name: proof_of(recall, fitted=recall) for name, recall in kept.items()},
+        {
+            name: recall if isinstance(recall, Proof) else proof_of(recall, fitted=recall)
+            for name, recall in kept.items()
+        },
         {
             model: fingerprint.load(Path(args["models"][model]["fingerprint"])).digest
             for model in models

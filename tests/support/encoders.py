@@ -40,10 +40,17 @@ def bridge(args: dict[str, Any], folder: Path) -> list[str]:
 
 @asynccontextmanager
 async def served(
-    folder: Path, recall: float = 0.97, languages: dict[str, float] | None = None, **docs: Any
+    folder: Path,
+    recall: float = 0.97,
+    languages: dict[str, float] | None = None,
+    huge: bool = False,
+    **docs: Any,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, LocalRouter]]:
-    """A router whose collection `docs` has a student, `tiny`, of large/64."""
-    args = await with_fingerprints(ARGS, folder)
+    """A router whose collection `docs` has a student, `tiny`, of large/64; with `huge` there is a
+    larger model of this name.
+    """
+    more = {"huge": {**MODELS["large"], "engine": {"kind": "fake", "seed": 2}}} if huge else {}
+    args = await with_fingerprints({**ARGS, "models": {**MODELS, **more}}, folder)
     proof = {"proof": proof_of(recall, by_language=languages)}
     weights = write_student(args, folder, SPACE, recall, proof)
     tiny = {"engine": {"kind": "student", "weights": weights}, "space_of": SPACE}

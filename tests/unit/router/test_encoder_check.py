@@ -277,6 +277,47 @@ async def test_the_same_weights_with_another_document_prompt_are_refused(
     assert "models.copy: its fingerprint's vectors have cosine" in refused(args)
 
 
+ASKED = "Instruct: {instruction}\nQuery: {text}"
+FIXED = "Instruct: find it\nQuery: {text}"
+
+
+@pytest.mark.parametrize("changed", ["copy", "large"])
+@pytest.mark.parametrize(
+    ("both", "change", "said"),
+    [
+        ({}, {"default": "query"}, "it reads a text without `input_type` as a "),
+        ({"query": ASKED, "instruction": "find it"}, {"query": FIXED}, "`prompts.query` of "),
+        ({"document": FIXED}, {"document": ASKED, "instruction": "find it"}, "`prompts.document`"),
+    ],
+    ids=["default", "query", "document"],
+)
+async def test_the_same_weights_that_read_some_requests_otherwise_are_refused(
+    tmp_path: Path, changed: str, both: dict[str, str], change: dict[str, str], said: str
+) -> None:
+    large = {**MODELS["large"], "tokenizer": TOKENIZER, "prompts": both}
+    models = {"large": large, "copy": {**large, "quality": {}}}
+    args = await with_fingerprints({"models": models, "tiers": {"fast": "large"}}, tmp_path)
+    args["models"]["copy"]["space_of"] = "large/64"
+    load_encoders(parse_args(args))
+    models[changed] = {**models[changed], "prompts": {**both, **change}}
+    args = await with_fingerprints({"models": models, "tiers": {"fast": "large"}}, tmp_path)
+    args["models"]["copy"]["space_of"] = "large/64"
+    problem = refused(args)
+    assert problem.startswith(f"models.copy: {said}")
+
+
+async def test_the_same_weights_need_a_native_model_that_is_held_to_its_fingerprint(
+    tmp_path: Path,
+) -> None:
+    args = await with_fingerprints(ARGS, tmp_path)
+    large = args["models"]["large"]
+    args = with_model(args, "copy", **{**large, "space_of": "large/64", "quality": {}})
+    file = large["fingerprint"]
+    args["models"]["large"] = {**large, "fingerprint": {"file": file, "min_cosine": 0.9}}
+    said = refused(args)
+    assert said.startswith("models.copy: models.large.fingerprint.min_cosine is 0.9, and 0.999 is")
+
+
 async def test_a_vector_of_length_0_proves_nothing(tmp_path: Path) -> None:
     args = await with_fingerprints(ARGS, tmp_path)
     file = Path(args["models"]["large"]["fingerprint"])
@@ -352,6 +393,16 @@ async def test_an_assumed_share_of_a_space_refuses_no_encoder(tmp_path: Path) ->
         "docs"
     ]
     assert encoder.expected_recall() == pytest.approx(0.3)
+
+
+async def test_an_average_of_1_needs_a_proof_of_every_space(tmp_path: Path) -> None:
+    args = await with_fingerprints(ARGS, tmp_path)
+    docs: dict[str, Any] = {"spaces": ["small/64", "large/64"], "min_recall": 1.0}
+    said = refused({**args, "collections": {"docs": docs}})
+    assert said.startswith("collections.docs: min_recall is 100.0%, and without `proof`")
+    assert "keeps all of one in large/64" in said
+    docs["proof"] = write_measured(args, tmp_path, "large/64", {"small/64": 1.0})
+    assert load_encoders(parse_args({**args, "collections": {"docs": docs}})).of_collection["docs"]
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,43 @@ def test_what_reads_nothing_is_out_and_a_native_model_only_where_another_reads()
     assert both.unfit() == {"tiny": Why.UNREAD}
 
 
+def test_what_keeps_too_little_in_a_language_is_out_if_another_is_left() -> None:
+    one = choice(below_each=frozenset({"tiny"}))
+    assert one.unfit() == {"tiny": Why.BELOW_EACH}
+    unread = choice(below_each=frozenset({"tiny"}), nothing_read=frozenset({"large"}))
+    assert unread.unfit() == {"tiny": Why.BELOW_EACH}  # large is native, and no other is left
+    both = choice(below_each=frozenset({"tiny", "large"}))
+    assert both.unfit() == {"tiny": Why.BELOW_EACH}
+    alone = choice(below_each=frozenset({"tiny"}), permitted=frozenset({"tiny"}))
+    assert alone.unfit() == {}  # the key left no choice
+
+
+def test_what_does_not_read_the_instruction_is_out() -> None:
+    assert choice(other_instruction=frozenset({"tiny"})).unfit() == {"tiny": Why.OTHER_INSTRUCTION}
+    bridge = Encoder("small", Space("large", 8), "adapter", proof=proof_of(0.9))
+    lesser = replace(SMALL, assumed=0.5)
+    both = lesser, bridge
+    assert best_of_each(both, ENGLISH)["small"] is bridge
+    assert best_of_each(both, ENGLISH, reads=lambda one: one is not bridge)["small"] is lesser
+
+
+def test_a_floor_counts_what_was_measured_for_the_language_of_every_text() -> None:
+    kinds = (TextKind("en", "Latn", False, False, 9), TextKind("de", "Latn", False, False, 1))
+    mixed = replace(ENGLISH, kinds=kinds)
+    assert [STUDENT.keeps(one, 0.8) for one in (ENGLISH, GERMAN, mixed)] == [True, False, False]
+    assert replace(STUDENT, assumed=0.5).keeps(ENGLISH, 0.8)  # an assumption is no measurement
+    lesser = replace(STUDENT, space_proof=proof_of(0.85))
+    assert not lesser.keeps(ENGLISH, 0.8)
+    assert lesser.keeps(ENGLISH, 0.76)
+
+
+def test_of_each_model_an_encoder_that_keeps_the_floor_is_taken_first() -> None:
+    bridge = Encoder("small", Space("large", 8), "adapter", proof=proof_of(0.9, None, {"de": 0.7}))
+    assumed = replace(SMALL, assumed=0.5)
+    assert best_of_each((assumed, bridge), GERMAN, 0.6)["small"] is bridge
+    assert best_of_each((assumed, bridge), GERMAN, 0.8)["small"] is assumed
+
+
 def test_vectors_of_a_model_that_is_no_encoder_land_nowhere() -> None:
     with pytest.raises(KeyError):
         choice().project(np.ones((1, 8), np.float32), "small")
