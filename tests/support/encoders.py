@@ -18,6 +18,8 @@ from tests.support.bridges import (
 )
 from tests.support.local_service import LocalRouter
 
+ENGLISH = "some other text, and another one that is rather long"
+CHINESE = "今天天气很好"
 SPACE = "large/64"
 MODELS = {
     name: {
@@ -75,6 +77,12 @@ async def embed(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
     data: dict[str, Any] = answer.json()
     assert answer.headers["x-embedding-space"] == data["routing"]["space"]
     return data
+
+
+async def refused(client: httpx.AsyncClient, **body: Any) -> tuple[int, str, str]:
+    answer = await client.post("/v1/embeddings", json={"input": "some text", **body})
+    error = answer.json()["error"]
+    return answer.status_code, error["code"], error["message"]
 
 
 def away(router: LocalRouter, *models: str) -> None:
