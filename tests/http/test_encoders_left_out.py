@@ -1,4 +1,4 @@
-"""Encoders that a collection has and a query does not get: what they keep, or read, is too little."""
+"""Encoders of a collection that a query does not get, because they keep or read too little."""
 
 from pathlib import Path
 from typing import Any
