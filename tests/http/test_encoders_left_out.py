@@ -52,7 +52,10 @@ async def test_a_lesser_space_below_min_recall_each_in_a_language_answers_only_i
     tmp_path: Path,
 ) -> None:
     kept = {"small/32": proof_of(0.98, 0.98, {"zh": 0.3})}
-    lesser = {**SEVERAL, "proof": lambda args, at: write_measured(args, at, SPACE, kept)}
+    lesser: dict[str, Any] = {
+        **SEVERAL,
+        "proof": lambda args, at: write_measured(args, at, SPACE, kept),
+    }
     async with served(tmp_path, languages={"zh": 0.4}, **lesser) as (client, _):
         body = {"input": CHINESE, "input_type": "query", "latency_budget_ms": 200}
         assert (await embed(client, space="docs", **body))["routing"]["model"] == "large"
@@ -61,7 +64,7 @@ async def test_a_lesser_space_below_min_recall_each_in_a_language_answers_only_i
 
 
 async def test_a_caller_may_name_a_student_that_no_collection_would_take(tmp_path: Path) -> None:
-    alone = {"encoders": [], "min_recall_each": 0.9}
+    alone: dict[str, Any] = {"encoders": [], "min_recall_each": 0.9}
     async with served(tmp_path, recall=0.3, **alone) as (client, _):
         for more in ({}, {"space": SPACE}):
             answer = await embed(client, model="tiny", input_type="query", **more)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -37,7 +38,12 @@ async def test_metrics_say_what_each_encoder_and_the_last_queries_keep(tmp_path:
 
 
 async def test_what_was_not_measured_is_reported_nowhere_as_measured(tmp_path: Path) -> None:
-    lesser = {"space": None, "spaces": [SPACE, "huge/64"], "adapters": bridge, "min_recall": 0.2}
+    lesser: dict[str, Any] = {
+        "space": None,
+        "spaces": [SPACE, "huge/64"],
+        "adapters": bridge,
+        "min_recall": 0.2,
+    }
     async with served(tmp_path, huge=True, **lesser) as (client, router):
         own = {"small": 0.97, "tiny": 0.97}
         shown = (await client.get("/v1/tiers")).json()["collections"]["docs"]

@@ -20,7 +20,8 @@ def gated_device() -> type[Any]:
 
         def __init__(self, tokens: dict[str, int]) -> None:
             super().__init__()
-            self.tokens, self.error = tokens, None
+            self.tokens = tokens
+            self.error: Exception | None = None
             self.released = threading.Event()
 
         def result(self, timeout: float | None = None) -> Any:
