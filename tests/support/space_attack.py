@@ -249,7 +249,8 @@ class Attack:
         assert "dimensions" not in body or int(width) == body["dimensions"]
 
         encoder, over, matrix = routing["encoder"], routing["adapter"], None
-        assert (routing["expected_recall"] is None) == (encoder == "native"), routing
+        assumed = self._assumed(routing["space"], collection)
+        assert (routing["expected_recall"] is None) == (encoder == "native" or assumed), routing
         assert (over is not None) == (encoder == "adapter"), routing
         assert (made_by == own) == (encoder == "native"), (body, routing)
         if encoder in ("student", "same"):
@@ -284,6 +285,14 @@ class Attack:
             self.counts["vectors of cut texts"] += cut
         self.counts["vectors checked"] += len(vectors)
         self.counts[f"vectors by {encoder}"] += len(vectors)
+
+    def _assumed(self, space: str, collection: dict[str, Any] | None) -> bool:
+        """Whether nothing was measured of what this space keeps of a collection's best one."""
+        spaces = (collection or {}).get("spaces") or [space]
+        if len(spaces) == 1 or "proof" in (collection or {}):
+            return False
+        order = list(self.args["models"])
+        return space != max(spaces, key=lambda one: order.index(one.rpartition("/")[0]))
 
     async def _oracle(
         self, model: str, texts: list[str], body: dict[str, Any], collection: dict[str, Any] | None

@@ -1,6 +1,8 @@
 // What every part of the page uses: words, elements, numbers, and calls of the service.
-import { STRINGS } from "./strings.js";
+import { CHINESE } from "./chinese.js";
+import { ENGLISH } from "./english.js";
 
+const STRINGS = { en: ENGLISH, zh: CHINESE };
 const LANGUAGE = "embedding-router.language";
 const KEY = "embedding-router.key";
 const TIMEOUT_MS = 60_000;

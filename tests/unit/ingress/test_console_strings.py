@@ -16,12 +16,13 @@ from router.encoders import Kind, Sides
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "deployments" / "ingress" / "console"
-LINES = (FOLDER / "strings.js").read_text().split("export const STRINGS = ")[1].rstrip().rstrip(";")
-STRINGS: dict[str, dict[str, str]] = json.loads(LINES)
+FILES = {"en": FOLDER / "english.js", "zh": FOLDER / "chinese.js"}
+LINES = {name: path.read_text().partition(" = ")[2].rstrip("\n;") for name, path in FILES.items()}
+STRINGS: dict[str, dict[str, str]] = {name: json.loads(lines) for name, lines in LINES.items()}
 SOURCES = "\n".join(
     path.read_text()
     for path in FOLDER.iterdir()
-    if path.suffix in (".html", ".js") and path.stem != "strings"
+    if path.suffix in (".html", ".js") and path not in FILES.values()
 )
 ERRORS = "".join(path.read_text() for path in (ROOT / "router").glob("*errors*.py"))
 PREFIXES = tuple(re.findall(r"`([a-z]+\.)\$\{", SOURCES))
@@ -38,7 +39,8 @@ def test_both_languages_say_the_same_things_with_the_same_values() -> None:
 
 
 def test_no_word_is_written_twice() -> None:
-    assert len(re.findall(r'^    "[^"]+":', LINES, re.MULTILINE)) == sum(map(len, STRINGS.values()))
+    for name, lines in LINES.items():
+        assert len(re.findall(r'^  "[^"]+":', lines, re.MULTILINE)) == len(STRINGS[name])
 
 
 def test_every_word_is_used_and_every_used_one_exists() -> None:
