@@ -4,8 +4,8 @@ A simulated device runs behind vLLM's real scheduler: its steps take as long as 
 Qwen3-Embedding-0.6B on an H200 (`SECONDS`), and compute nothing. Two engines alternate, round by
 round, each in its own process: the current one (`now`), and one that prepares texts on the stepping
 thread, one step at a time, as version 0.1 did (`before`, device_before.py). Calls are those of a
-saturated dispatcher: three in flight, each a full step. Of calls with texts of more than 512 tokens
-it sends only two, which the point `two calls` has.
+saturated dispatcher: three in flight, each a full step. Of calls with one large
+chunk (more than 512 tokens) it sends only two, as at the point `two calls`.
 
 Busy is the share of the time that the device worked. Microseconds are CPU time of the whole process
 per text. A ratio is of the best round of each, as worse rounds reflect other load on a shared

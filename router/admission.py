@@ -21,7 +21,7 @@ MOST_RETRY_AFTER_S = 60.0  # OpenAI's clients wait for no longer than 120 s, old
 LEAST_BULK_SHARE = 0.01  # of the capacity, if the config guarantees less
 
 
-by_wait = itemgetter(1)
+_BY_WAIT = itemgetter(1)
 
 
 class Admission:
@@ -79,8 +79,8 @@ class Admission:
         wait_s = self._wait_s(ahead, bulk, now)
         share = self._limits.bulk_share
         if bulk and share > 0.0:  # which no interactive work can take
-            own = same + tokens
-            ahead, wait_s = min((ahead, wait_s), (own, self._seconds(own) / share), key=by_wait)
+            own = self._queues.bulk.until(tokens, sender) + coming[1]
+            ahead, wait_s = min((ahead, wait_s), (own, self._seconds(own) / share), key=_BY_WAIT)
         left_s = math.inf if deadline_s is None else max(0.0, deadline_s - now)
         most_s = left_s if bulk else min(self._limits.max_queue_s, left_s)
         full = same > 0 and same + tokens > self._limits.max_queued_tokens

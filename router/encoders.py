@@ -180,6 +180,7 @@ class EncoderChoice:
     below_each: frozenset[str] = frozenset()
     # models that do not read the request's instruction, which their space's own model reads
     other_instruction: frozenset[str] = frozenset()
+    too_long: frozenset[str] = frozenset()  # models that the texts are too long for
     _model: str | None = None
     _booking: Booking | None = None
 
@@ -190,13 +191,19 @@ class EncoderChoice:
         return names if self.permitted is None else names & self.permitted
 
     @property
+    def fit(self) -> frozenset[str]:
+        """Encoders that are able, read the instruction and all texts, or some of each if native."""
+        blind = {name for name in self.nothing_read if not self.encoders[name].native}
+        return self.able - self.other_instruction - self.too_long - blind
+
+    @property
     def dropped(self) -> frozenset[str]:
         """The models that keep too little in the language of some text.
 
         If no other model is permitted, native ones are used; if none of these is, the key left no
         choice.
         """
-        if not self.below_each or self.able - self.other_instruction - self.below_each:
+        if not self.below_each or self.fit - self.below_each:
             return self.below_each
         natives = frozenset(name for name in self.able if self.encoders[name].native)
         return self.below_each - natives if natives else frozenset()
@@ -210,7 +217,7 @@ class EncoderChoice:
         if not self.recalls:
             return {}
         dropped = self.dropped
-        readable = self.able - self.nothing_read - dropped - self.other_instruction
+        readable = self.fit - self.nothing_read - dropped
         low = self.running is not None and self.running.low
         floor = self.running.floor if low and self.running is not None else 0.0
         whys = {name: Why.BELOW_FLOOR for name, recall in self.recalls.items() if recall < floor}

@@ -11,6 +11,7 @@
 Pure: nothing here reads a clock.
 """
 
+import math
 from collections import deque
 from heapq import heappop, heappush, heapreplace
 from itertools import count
@@ -153,6 +154,17 @@ class WaitingTokens:
         if len(self._by_key) == 1:
             return self.tokens
         return min(self.tokens, calls + int(own[0] * self._weights / own[1]))
+
+    def until(self, tokens: int, sender: Sender | None) -> int:
+        """Tokens that are sent until `tokens` more of this key have been sent: these, its waiting
+        ones, and those of other keys in the meantime (`sender` None: all).
+        """
+        every = self.tokens + tokens
+        if sender is None:
+            return every
+        waiting, weight = self._by_key.get(sender.key, (0.0, sender.weight))
+        weights = self._weights if sender.key in self._by_key else self._weights + weight
+        return min(every, math.ceil((waiting + tokens) * weights / weight))
 
 
 class BulkShare:

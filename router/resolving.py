@@ -101,16 +101,26 @@ def encoders_of(
     if constraints.encoders:
         collection = constraints.collection
         floor = 0.0 if collection is None else collection.min_recall_each
-        reads = partial(reads_instruction, catalogue, request)
+        reads = partial(reads_instruction, catalogue, request, collection)
         return best_of_each(constraints.encoders, features, floor, reads)
     return {model: catalogue.native(model, constraints.dimensions) for model in models}
 
 
-def reads_instruction(catalogue: Catalogue, request: EmbeddingsRequest, encoder: Encoder) -> bool:
+def reads_instruction(
+    catalogue: Catalogue,
+    request: EmbeddingsRequest,
+    collection: NamedSpace | None,
+    encoder: Encoder,
+) -> bool:
     """Whether an encoder reads the instruction of a completed request as its space's own model
-    does; one that was measured without it keeps nothing that is known.
+    does, or was measured with it; otherwise nothing is known of what it keeps.
+
+    `embedding-router index` measures other places of the same weights with the collection's.
     """
     if encoder.native or request.instruction is None:
+        return True
+    measured = encoder.kind == "same" and encoder.proof is not None
+    if measured and collection is not None and request.instruction == collection.instruction:
         return True
     native = catalogue.models[encoder.space.model].prompts
     side = request.side or native.default

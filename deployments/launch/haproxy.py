@@ -150,7 +150,9 @@ def drain(folder: Path, seconds: float) -> bool:
     `folder` is where HAProxy's admin socket was configured; Serve puts it into a folder of the node
     below that. Serve starts a new HAProxy with every change of replicas. The new one does not
     inherit the drained state; the old one ends with its last connection. A client that keeps a
-    connection open without a request can hold the old one for minutes, and is not waited for.
+    connection open without a request can hold the old one for minutes, and is not waited for; nor
+    is a request there whose body has not arrived. One that was replaced a few seconds ago counts as
+    busy while it keeps unused connections to routers.
     """
     until_s = time.monotonic() + seconds
     while True:

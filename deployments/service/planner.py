@@ -198,12 +198,13 @@ class Planner:
         choice = EncoderChoice(
             encoders, recalls, frozenset(blind), queries=request.items, permitted=permitted
         )
+        collection = constraints.collection
+        choice.too_long = frozenset(encoders) - prepared.keys()
         choice.other_instruction = frozenset(
             name
             for name, encoder in encoders.items()
-            if not reads_instruction(self.catalogue, request, encoder)
+            if not reads_instruction(self.catalogue, request, collection, encoder)
         )
-        collection = constraints.collection
         if collection is None or len(encoders) == 1:
             return choice
         choice.below_each = frozenset(
@@ -212,7 +213,7 @@ class Planner:
             if not encoder.keeps(features, collection.min_recall_each)
         )
         running = self.running.get(collection.name)
-        left = choice.able - choice.dropped - choice.other_instruction
+        left = choice.fit - choice.dropped
         best = max((recalls[name] for name in left), default=0.0)
         if running is not None and best >= running.floor:
             choice.running = running

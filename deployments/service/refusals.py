@@ -109,12 +109,14 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
     if all(whys[name] in NEVER for name in able):
         if unread := [name for name in able if whys[name] is Why.UNREAD]:
             return reads_nothing(plan.prepared[unread[0]].unreadable[0], *unread)
-        return InvalidValue(
-            f"{', '.join(able)} {Why.OTHER_INSTRUCTION}, and was not measured with this one; leave "
-            "it out, or let another model answer",
-            "instruction",
-        )
-    if any(whys[name] in (Why.NOT_READY, Why.BELOW_FLOOR) for name in able):
+        if other := [name for name in able if whys[name] is Why.OTHER_INSTRUCTION]:
+            return InvalidValue(
+                f"{', '.join(other)} {Why.OTHER_INSTRUCTION}, and was not measured with this one; "
+                "send the default instruction of that model, or let another model answer",
+                "instruction",
+            )
+    away = (Why.NOT_READY, Why.BELOW_FLOOR)
+    if any(whys[name] in away for name in able) or all(whys[name] in NEVER for name in able):
         return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
     # No model reads it whole: name the model that would get it cut, as the message advises.
     cut = decide(

@@ -152,8 +152,8 @@ def test_models_that_share_cards_are_named(tmp_path: Path) -> None:
         found: list[str] = report["more"]
         return found
 
-    says = "share cards, and are simulated as if each had its own"
+    says = "replicas that share cards are simulated as if each had its own"
     one = CONFIG.with_name("qwen3-one-gpu.yaml")
-    assert f"replicas of {TINY}, {MIDDLE}, {LARGE} {says}" in more(one)
-    assert f"replicas of {TINY} {says}" in more(CONFIG)
+    assert f"{TINY}, {MIDDLE}, {LARGE}: {says}" in more(one)
+    assert f"{TINY}: {says}" in more(CONFIG)
     assert not any(says in line for line in more(CONFIG.with_name("local.yaml")))

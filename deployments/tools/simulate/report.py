@@ -133,7 +133,7 @@ def _sentences(
     ]
     if shared := [name for name, model in world.models.items() if model.devices % 1.0]:
         more.append(
-            f"replicas of {', '.join(shared)} share cards, and are simulated as if each had its own"
+            f"{', '.join(shared)}: replicas that share cards are simulated as if each had its own"
         )
     return first, more
 

@@ -186,6 +186,20 @@ def test_bulk_is_admitted_if_its_share_is_enough(own: int, admitted: bool) -> No
     machine.close()
 
 
+def test_bulk_is_admitted_by_the_turns_of_its_key() -> None:
+    """Another key with as much weight takes every other turn of the share."""
+    machine = DispatchMachine("a", curve=LINE, bulk_share=0.1)
+    rate = machine.state.feedback.tokens_per_s
+    machine.submit(*[400] * round(29 * rate / 400), sender=ONE)
+    machine.submit(*[1000] * 20, sender=ONE, bulk=True)
+    refusal, now = machine.state.admission.refusal, machine.now
+    for share_s, admitted in ((2.2, True), (1.8, False)):
+        deadline_s = now + share_s * 5_000 / (0.1 * rate)
+        assert (refusal(5_000, deadline_s, True, now, sender=OTHER) is None) is admitted
+    machine.answer_all()
+    machine.close()
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_bulk_uses_every_replica_without_interactive_work(seed: int) -> None:
     machine = DispatchMachine("a", "b", "c", "d", curve=LINE, seed=seed)
