@@ -149,7 +149,7 @@ def operations(catalogue: Catalogue) -> Json:
         ),
         "compare": operation(
             "compare",
-            answer("Both; null where none runs.", "Comparison"),
+            answer("The shadow and the canary; null if one is not running.", "Comparison"),
             ON_ADMIN,
             description="What `compare:` of the config asks for, as this router replica has "
             "counted it since it began.",

@@ -2,7 +2,7 @@
 
     allowed   models that are permitted, produce what is pinned, can read the longest text, and are
               ready or have a known cold start. If no model is named, they also know most of the
-              text's tokens. Encoders of a collection also keep enough of a search (encoders.py)
+              text's tokens. Encoders of a collection must also keep enough recall (encoders.py)
     target    the pinned model or the explicit tier's; else the highest floor of the rules that
               apply; else the default tier's
     in time   allowed, not above the target (`strict`: nor below it), predicted tail within the

@@ -35,7 +35,7 @@ class Constraints(NamedTuple):
     spaces that its vectors can lie in.
     """
 
-    # the pinned model or the tier's; None: the rules choose, or in a collection what keeps most
+    # the pinned model or the tier's; None: the rules choose, or in a collection recall
     target: str | None
     tier: Tier | None  # as requested; None if a model or a space was named
     pinned: bool

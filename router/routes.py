@@ -197,8 +197,10 @@ class Table:
         return any(route.model_serves for route in self.find(path))
 
     def caller(self, path: str) -> Audience:
-        """Who can call `path`. Any path below an admin's is for admins, even where no route exists,
-        so that other keys cannot find out what is there.
+        """Who can call `path`.
+
+        Every path below an admin route is for admins only, even if no such route exists, so that
+        other keys cannot probe for routes.
         """
         if routes := self._at.get(path):
             return routes[0].caller

@@ -21,8 +21,8 @@ from router.domain import (
 
 MIN_SHARE, MAX_UNREAD = 0.2, 0.5
 
-# The reason of a choice other than the target, by why the target is out. The caller's own limits (a
-# pinned space, the models of its key) are not listed: they leave the reason as it is.
+# The reason of a choice other than the target, by why the target was ruled out. The caller's own
+# limits (a pinned space, the models of its key) are not listed: they leave the reason as it is.
 INSTEAD = {
     Why.TOO_LONG: Reason.CONTEXT,
     Why.NOT_READY: Reason.UNAVAILABLE,

@@ -232,8 +232,8 @@ class Planner:
         return resolve(self.catalogue, request)
 
     def _work(self, model: str, prepared: Prepared) -> Work:
-        """The work of the request at one model: each text that is not in the cache once, but the
-        longest of all.
+        """The work of the request at one model: each uncached text counts once, and
+        `longest` is that of all texts.
         """
         counts, span = prepared.counts, self.args.models[model].attention_tokens
         if not prepared.exact:  # only the engine knows whether it can read the text

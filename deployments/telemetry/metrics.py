@@ -115,14 +115,14 @@ LATENCY = Metric(
     "latency_seconds",
     "histogram",
     MODEL,
-    "From arrival at the router to the vectors, where answered.",
+    "Time from arrival at the router until the vectors are ready, for answered requests.",
     SECONDS,
 )
 PREDICTED = Metric(
     "predicted_seconds",
     "histogram",
     MODEL,
-    "What was predicted, of those not wholly cached.",
+    "Predicted latency of requests that were not answered entirely from the cache.",
     SECONDS,
 )
 RATIO = Metric(
