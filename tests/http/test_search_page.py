@@ -16,7 +16,7 @@ from tests.support.bridges import with_fingerprints
 from tests.support.local_service import WORDLLAMA, served
 from tests.support.minilm import MINILM
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "search.md").read_text()

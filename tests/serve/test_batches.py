@@ -15,7 +15,7 @@ from tests.support.launched import launched
 from tests.support.local_service import WORDLLAMA
 from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.serve, pytest.mark.models]
+pytestmark = [pytest.mark.serve, pytest.mark.models, pytest.mark.long]
 LINES = 3000
 
 

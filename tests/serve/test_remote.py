@@ -16,7 +16,7 @@ from tests.support.ports import free_port
 from tests.support.upstream import WIDTH, upstream
 from tests.support.waiting import WAIT_S, wait_for
 
-pytestmark = [pytest.mark.serve, pytest.mark.models]
+pytestmark = [pytest.mark.serve, pytest.mark.models, pytest.mark.long]
 
 LOCAL, WAITED_FOR, OPTIONAL = "wordllama-256", "waited-for", "all-minilm-l6-v2"
 

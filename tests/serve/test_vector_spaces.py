@@ -21,7 +21,7 @@ from tests.support.minilm import with_one_tensor_changed
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.serve, pytest.mark.models]
+pytestmark = [pytest.mark.serve, pytest.mark.models, pytest.mark.long]
 
 FINGERPRINTS = ROOT / "configs" / "fingerprints"
 TABLE: dict[str, Any] = {
