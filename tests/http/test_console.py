@@ -67,7 +67,7 @@ def test_collections_show_who_may_make_their_vectors(browser: Browser) -> None:
         expect(shown.locator("caption")).to_have_text("docs: keeps 95.0 % on average")
         expect(shown.locator("tbody tr")).to_have_count(2)
         expect(shown.locator("tbody tr").first).to_contain_text("wordllama-256/64")
-        expect(shown.locator("tbody tr").first).to_contain_text("50.0 %")
+        expect(shown.locator("tbody tr").first).not_to_contain_text("%")  # nothing was measured
         client.post(
             "/v1/embeddings", json={"input": "a", "space": "docs", "input_type": "query"}
         ).raise_for_status()

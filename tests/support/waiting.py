@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-WAIT_S = 8.0
+WAIT_S = 120.0
 
 
 def wait_for(
