@@ -13,7 +13,7 @@ import yaml
 from tests.support.launched import Launched, launched
 from tests.support.local_service import E5, WORDLLAMA
 
-pytestmark = [pytest.mark.serve, pytest.mark.models]
+pytestmark = [pytest.mark.serve, pytest.mark.models, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -318,6 +318,7 @@ def test_a_config_that_no_machine_has_room_for_ends_the_command_with_what_is_sho
     )
 
 
+@pytest.mark.long
 @pytest.mark.serve
 def test_a_container_answers_other_machines_where_the_command_says_so(tmp_path: Path) -> None:
     """As both images start it; a name other than localhost is how others reach it."""

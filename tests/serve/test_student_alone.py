@@ -18,7 +18,7 @@ from tests.support.bridges import with_fingerprints, write_student
 from tests.support.launched import Launched, launched
 from tests.support.local_service import WORDLLAMA
 
-pytestmark = [pytest.mark.serve, pytest.mark.models]
+pytestmark = [pytest.mark.serve, pytest.mark.models, pytest.mark.long]
 
 MODEL = "wordllama-256"
 SPACE = Space(MODEL, 256)
