@@ -95,7 +95,7 @@ COLLECTION_RECALL = _gauge(
 ENCODER_RECALL = _gauge(
     "encoder_recall",
     ("collection", "model", "space", "encoder", "sides"),
-    "The same share for each encoder that a collection with several names, over all its languages.",
+    "The same share, for each encoder of a collection that has several, over all languages.",
 )
 TRUNCATED = _counter(
     "truncated_texts", MODEL, "Texts that were cut because the request asked for it."
