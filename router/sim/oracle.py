@@ -2,8 +2,8 @@
 
 The quality bound is the dual of a fluid problem in windows of 100 ms. Each request is served in
 full steps by one model, in any window between its arrival and its deadline, or not at all; one
-without a budget is never late, so it is served after all others. Steps take what the curves say,
-which noise does not change on average.
+without a budget is never late, so it is served after all others. Steps take what the curves say:
+with noise, a request that could be late by a little can be in time, and beat the bound.
 
 Each model has a price for one second of a replica in each window. For any prices, this sum is at
 least what any policy reaches: over all requests the best points less price, plus the price of all
