@@ -45,7 +45,7 @@ class RetainedQuality(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The kept quality of an encoder, for documents in its fit and for documents left out of it."""
+    """The retained quality of an encoder, for documents in its fit and documents left out of it."""
 
     # the user's own relevance judgements, or the neighbours that the space's own model finds
     judged_by: Judged
