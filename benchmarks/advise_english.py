@@ -28,7 +28,7 @@ from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
 from benchmarks.public_data import require, whole
 
 CLIENTS = 4
-MOST_CHARACTERS = 600
+MAX_CHARACTERS = 600
 
 
 def mixed_texts(folder: Path, count: int) -> list[str]:
@@ -42,7 +42,7 @@ def mixed_texts(folder: Path, count: int) -> list[str]:
         [one.text for one in pairs(folder, "mixed")],
     ]
     texts = [
-        text[:MOST_CHARACTERS] for kind in kinds for text in rng.sample(kind, min(third, len(kind)))
+        text[:MAX_CHARACTERS] for kind in kinds for text in rng.sample(kind, min(third, len(kind)))
     ]
     rng.shuffle(texts)
     return texts

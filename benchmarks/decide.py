@@ -28,7 +28,7 @@ from router.rules import Floor, Policy
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS, CALLS = 15, 1000
-MOST_P50_US, MOST_P99_US = 5.0, 20.0  # the marks, of a quiet round
+MAX_P50_US, MAX_P99_US = 5.0, 20.0  # the marks, of a quiet round
 MODELS = {
     name: Model(
         name,
@@ -202,9 +202,7 @@ def measure() -> list[Row]:
     quiet = map(min, zip(*rounds["decide"], strict=True))
     marked = [
         at_most(f"decide, {what}, us", reached, most)
-        for what, reached, most in zip(
-            ("p50", "p99"), quiet, (MOST_P50_US, MOST_P99_US), strict=True
-        )
+        for what, reached, most in zip(("p50", "p99"), quiet, (MAX_P50_US, MAX_P99_US), strict=True)
     ]
     show(marked)
     return [*figures, *marked]

@@ -43,7 +43,7 @@ MIXED_S, MIXED_TOKENS, SHORT_EACH_S = 1.5, 256, 0.02
 # point: its texts' tokens, and the ratio of texts a second to be reached
 MARKS = {16: 1.6, 32: 1.35, 256: 1.04}
 # of the time before: one text alone may take a little longer, short texts in a mixed queue not
-MOST = {"one alone": 1.05, "short in a mixed queue": 1.0}
+MAX_RATIOS = {"one alone": 1.05, "short in a mixed queue": 1.0}
 
 
 class DriveMode(NamedTuple):
@@ -269,7 +269,7 @@ def rows_of(seen: Rounds) -> list[dict[str, Any]]:
     rows = []
     for point, by_way in seen.items():
         tokens, key = point.removesuffix(" tokens"), "texts_per_s"
-        least, most = MARKS.get(int(tokens)) if tokens.isdigit() else None, MOST.get(point)
+        least, most = MARKS.get(int(tokens)) if tokens.isdigit() else None, MAX_RATIOS.get(point)
         if most is not None:
             key = "p50_ms" if point == "one alone" else "p95_ms"
         base = by_way["before"]

@@ -22,7 +22,7 @@ from router.model_config import resolve_path
 from router.tokenizer import load
 
 ROUNDS, CALLS = 15, 100
-MOST_US_A_KB = 50.0  # the mark for the features of a text of a kB and more
+MAX_US_A_KB = 50.0  # the mark for the features of a text of a kB and more
 PROSE = {
     "English": (
         "The committee will publish its report on public transport next week. Heavy rain delayed "
@@ -130,7 +130,7 @@ def main(qwen: str | None, file: Path | None) -> None:
         f"{'a list':<12}{'32 x 160':>11}{5.12:>8.2f}  {'features':<28}{us:>10.1f}{us / 5.12:>9.1f}"
     )
     print()
-    marked = at_most("features of a kB and more, us a kB", worst, MOST_US_A_KB)
+    marked = at_most("features of a kB and more, us a kB", worst, MAX_US_A_KB)
     show([marked])
     write([*rows, Row("a list of 32 x 160, us a call", us), marked], file)
 

@@ -20,7 +20,7 @@ from benchmarks.data_plane import POINTS, Measured, measure, row, table
 from benchmarks.marks import numbers, to_file, write
 from benchmarks.servers import ONE, kept
 
-RUN, SERVE_RUN = "embedding-router run", "serve run"
+RUN = "embedding-router run"
 SHAPES = ("short c=1", "short c=32", "batch c=8")
 
 

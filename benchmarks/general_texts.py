@@ -40,8 +40,8 @@ ONTOLOGY_LICENCES = {
 PERMISSIVE = re.compile(r"\b(MIT|BSD|ISC|Apache|0BSD)\b", re.IGNORECASE)
 NOT_PERMISSIVE = re.compile(r"GPL|MPL|Proprietary|Intel End User|CNRI", re.IGNORECASE)
 QUESTIONS = ("what is {}?", "{}", "how does {} work", "definition of {}", "examples of {}")
-FEWEST_LETTERS, MOST_LETTERS = 12, 600
-MOST_OF_A_PACKAGE, MOST_OF_A_SOURCE = 4000, 60_000
+FEWEST_LETTERS, MAX_LETTERS = 12, 600
+MAX_OF_A_PACKAGE, MAX_OF_A_SOURCE = 4000, 60_000
 SEED = 0
 
 
@@ -91,7 +91,7 @@ def packages() -> Iterator[Line]:
         if licence is None:
             continue
         name = str(package.metadata["Name"])
-        for text in islice(texts_of(package), MOST_OF_A_PACKAGE):
+        for text in islice(texts_of(package), MAX_OF_A_PACKAGE):
             yield Line(text, name, licence)
 
 
@@ -151,14 +151,14 @@ def collect() -> Iterator[Line]:
 
 
 def shuffled(
-    lines: Iterable[Line], letters: int, most_of_a_source: int = MOST_OF_A_SOURCE
+    lines: Iterable[Line], letters: int, max_of_a_source: int = MAX_OF_A_SOURCE
 ) -> list[Line]:
     """The lines in the order of their digests, each text once, with a maximum share per source."""
     found = {line.text: line for line in lines if FEWEST_LETTERS <= len(line.text) <= letters}
     counts, kept = Counter[str](), list[Line]()
     for line in sorted(found.values(), key=_digest):
         counts[line.source] += 1
-        if counts[line.source] <= most_of_a_source:
+        if counts[line.source] <= max_of_a_source:
             kept.append(line)
     return kept
 
@@ -172,8 +172,8 @@ def _digest(line: Line) -> bytes:
 @click.option("--most", type=int, help="Maximum number of texts.")
 @click.option(
     "--letters",
-    type=click.IntRange(FEWEST_LETTERS, MOST_LETTERS),
-    default=MOST_LETTERS,
+    type=click.IntRange(FEWEST_LETTERS, MAX_LETTERS),
+    default=MAX_LETTERS,
     show_default=True,
     help="Skip longer texts, as they take a teacher longer.",
 )

@@ -50,8 +50,8 @@ from router.decision_log import ANSWERED, LogEntry, read
 STOP_EVERY_S = 0.01
 WINDOW = 1000  # requests in which the declared share is to hold
 RECOVERY = 100
-MOST_FITTED = 2000
-MOST_ERROR, MOST_POINTS, MOST_COMPLETIONS = 0.10, 0.5, 300  # the marks
+MAX_FITTED = 2000
+MAX_ERROR, MAX_POINTS, MAX_COMPLETIONS = 0.10, 0.5, 300  # the marks
 
 
 class Phase(NamedTuple):
@@ -312,7 +312,7 @@ def undisturbed(entries: Sequence[LogEntry]) -> list[dict[str, Any]]:
             e
             for e in own
             if not any(load.ahead_tokens or load.running_rest_s for load in e.loads.values())
-        ][-MOST_FITTED:]
+        ][-MAX_FITTED:]
         works = [entry.request.work[model] for entry in quiet]
         points = [
             Point(work.tokens, max(1, work.tokens_sq), entry.actual_s or 1e-9, work.texts)
@@ -335,7 +335,7 @@ def completions_until_recovery(entries: Sequence[LogEntry], share: float) -> int
     """Completions after which RECOVERY others are predicted right; None if there are none."""
     for start in range(len(entries) - RECOVERY + 1):
         own = entries[start : start + RECOVERY]
-        right = abs(statistics.median(map(_ratio, own)) - 1.0) <= MOST_ERROR
+        right = abs(statistics.median(map(_ratio, own)) - 1.0) <= MAX_ERROR
         if right and sum(map(_over_tail, own)) / RECOVERY <= 2 * share:
             return start
     return None
@@ -382,7 +382,7 @@ def judged(found: dict[str, Any], share: float) -> Iterator[Row]:
     for row in found["rows"]:
         if row["phase"] == "alone" or (row["phase"], row["model"]) == ("steady", "all"):
             name = f"{row['phase']}, {row['model']}: median error, %"
-            yield at_most(name, 100 * row["error"], 100 * MOST_ERROR)
+            yield at_most(name, 100 * row["error"], 100 * MAX_ERROR)
     for row in found["undisturbed"]:
         name = f"{row['model']}, all idle"
         yield Row(f"{name}: answers", row["requests"])
@@ -394,10 +394,10 @@ def judged(found: dict[str, Any], share: float) -> Iterator[Row]:
     else:
         yield Row(f"worst share of any {WINDOW} over their tail, %", 100 * worst)
         name = f"points from the declared {share:.1%}"
-        yield at_most(name, 100 * abs(worst - share), MOST_POINTS)
+        yield at_most(name, 100 * abs(worst - share), MAX_POINTS)
     for phase, after in found["recovered_after"].items():
         completions = math.inf if after is None else after
-        yield at_most(f"{phase}: completions until it is learned", completions, MOST_COMPLETIONS)
+        yield at_most(f"{phase}: completions until it is learned", completions, MAX_COMPLETIONS)
 
 
 if __name__ == "__main__":

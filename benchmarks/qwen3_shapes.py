@@ -32,7 +32,7 @@ from deployments.replica.device import accelerator_bytes
 from deployments.tools import calibrate
 from deployments.tools.calibrate import TimedCall
 from router import engine_config
-from router.calibration import MOST_TEXTS, Cell, calls, cells
+from router.calibration import MAX_TEXTS, Cell, calls, cells
 from router.curve_fit import CurveFit, Point
 
 DEVICE = "cuda"
@@ -179,7 +179,7 @@ async def measure(
     await source.start()
     try:
         weights_bytes = _allocated_bytes()
-        sizes = cells(max_tokens, batch_tokens, MOST_TEXTS)
+        sizes = cells(max_tokens, batch_tokens, MAX_TEXTS)
         with tqdm(total=calls(sizes, batch_tokens, repeats), desc=name, unit="call") as bar:
             samples = await calibrate.sample(
                 source,

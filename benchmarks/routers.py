@@ -33,9 +33,9 @@ from router.router_cost import RequestKind as Request
 from router.router_cost import demand as demand_of
 
 TOKENS, TEXTS = (16, 128, 512, 2048), (1, 8, 32, 128)
-MOST_TOKENS = 70_000  # of a request: longer ones are few
+MAX_TOKENS = 70_000  # of a request: longer ones are few
 CONNECTIONS = 16
-LEAST_REQUESTS, TRIES = 40, 8  # fewer requests show what a router does beside them
+MIN_REQUESTS, TRIES = 40, 8  # fewer requests show what a router does beside them
 WARM_S = 0.5
 ROUTER = "ray::ServeReplica:bench:router"
 
@@ -70,19 +70,19 @@ def measure(seconds: float, folder: Path) -> list[Point]:
     with servers.configured("routers", config, [ONE], folder) as server:
         router = _router(server)
         for tokens in TOKENS:
-            for texts in TEXTS if tokens * TEXTS[-1] <= MOST_TOKENS else TEXTS[:-1]:
+            for texts in TEXTS if tokens * TEXTS[-1] <= MAX_TOKENS else TEXTS[:-1]:
                 shape = Shape((ONE,), texts, tokens)
                 load.run(server.url, shape, CONNECTIONS, WARM_S, 1, word_file)
                 requests, failures, before_s = 0, 0, _used_s(router)
                 for seed in range(2, 2 + TRIES):
                     got = load.run(server.url, shape, CONNECTIONS, seconds, seed, word_file)
                     requests, failures = requests + got.requests, failures + got.failures
-                    if requests >= LEAST_REQUESTS:
+                    if requests >= MIN_REQUESTS:
                         break
                 cpu_ms = (_used_s(router) - before_s) * 1000 / max(1, requests)
                 point = Point(texts, tokens, requests, failures, round(cpu_ms, 3))
                 click.echo(f"{point}", err=True)
-                if requests >= LEAST_REQUESTS:
+                if requests >= MIN_REQUESTS:
                     points.append(point)
     return points
 

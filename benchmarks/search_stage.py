@@ -23,7 +23,7 @@ from benchmarks.public_data import Judged
 from router import adapters, measured, student
 from router.space import Space
 
-LEAST_KEPT = 0.5  # of an encoder, `min_recall_each`
+MIN_KEPT = 0.5  # of an encoder, `min_recall_each`
 
 
 class Stage(NamedTuple):
@@ -130,9 +130,9 @@ def _policies(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The collection of each policy, without those whose encoders keep too little."""
     best, fast = str(found.space), spaces[0]
-    floor = {"min_recall": min_recall, "min_recall_each": LEAST_KEPT, "documents": "fixed"}
+    floor = {"min_recall": min_recall, "min_recall_each": MIN_KEPT, "documents": "fixed"}
     kept = {space: found.kept[space].fitted.recall for space in spaces if space != best}
-    several = [space for space in spaces if space == best or kept[space] >= LEAST_KEPT]
+    several = [space for space in spaces if space == best or kept[space] >= MIN_KEPT]
     proofs = {
         "adapter": adapters.load(bridge).proof if bridge.exists() else None,
         "student": student.load(made).about.proof if made.exists() else None,
@@ -141,7 +141,7 @@ def _policies(
     encoders = {
         kind: names[kind]
         for kind, one in proofs.items()
-        if one is not None and one.fitted.recall >= LEAST_KEPT
+        if one is not None and one.fitted.recall >= MIN_KEPT
     }
     collections: dict[str, dict[str, Any]] = {
         "always best": {"space": best},
@@ -153,7 +153,7 @@ def _policies(
     if len(several) > 1:
         collections["several spaces"] = with_proof
     else:
-        left_out["several spaces"] = f"no other space keeps {LEAST_KEPT:.0%} of {best}"
+        left_out["several spaces"] = f"no other space keeps {MIN_KEPT:.0%} of {best}"
     for kind, policy in (("adapter", "native + adapter"), ("student", "native + student")):
         if kind in encoders:
             collections[policy] = {"space": best, "encoders": [encoders[kind]], **floor}
@@ -161,7 +161,7 @@ def _policies(
             left_out[policy] = (
                 failures.get(kind) or f"there is no proof of the {kind}"
                 if proofs[kind] is None
-                else f"the {kind} keeps less than {LEAST_KEPT:.0%}"
+                else f"the {kind} keeps less than {MIN_KEPT:.0%}"
             )
     if len(several) > 1 and encoders:
         collections["both"] = {**with_proof, "encoders": list(encoders.values())}

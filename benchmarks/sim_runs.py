@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deployments.tools.simulate.load import load_way, load_world
+from deployments.tools.simulate.load import load_variant, load_world
 from router.sim.build import PolicyVariant, World, mean_rate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,8 +51,8 @@ def world_of(name: str) -> World:
 def way_of(name: str | None = None) -> PolicyVariant:
     """A policy by name, or that of the scenarios; all with the same share of misses."""
     world, path = world_of("load-80"), SCENARIOS / "load-80.yaml"
-    own = load_way(world.scenario.policy, path, world.args)
-    return own if name is None else replace(load_way(name, path, world.args), args=own.args)
+    own = load_variant(world.scenario.policy, path, world.args)
+    return own if name is None else replace(load_variant(name, path, world.args), args=own.args)
 
 
 def at_load(load: float, requests: int = REQUESTS, **changes: Any) -> World:

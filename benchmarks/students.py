@@ -34,7 +34,7 @@ from deployments.launch.serve_config import application
 from deployments.tools.align import Material, Remembering
 from deployments.tools.corpus import read_rows
 from deployments.tools.distill import (
-    MOST_WORDS,
+    MAX_WORDS,
     Distilled,
     Start,
     Teacher,
@@ -207,7 +207,7 @@ async def measure(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for vectors between runs.",
 )
-@click.option("--words", default=MOST_WORDS, show_default=True, help="Maximum number of word rows.")
+@click.option("--words", default=MAX_WORDS, show_default=True, help="Maximum number of word rows.")
 @click.option(
     "--save",
     "output",

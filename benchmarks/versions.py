@@ -19,7 +19,7 @@ from benchmarks.marks import Row, at_least, at_most, show, to_file, write
 from benchmarks.ratios import interval
 from benchmarks.servers import ONE, NotReady, Server, kept
 
-MOST_CPU_RATIO, LEAST_RATIO = 1.03, 1.0
+MAX_CPU_RATIO, MIN_RATIO = 1.03, 1.0
 HERE, THERE = "here", "there"
 ENGLISH = servers.ROOT / "tests" / "data" / "language" / "scifact-mini.json"
 ONE_MODEL = ",".join(name for name, point in POINTS.items() if len(point.shape.models) == 1)
@@ -41,12 +41,12 @@ def compared(name: str, here: list[Measured], there: list[Measured]) -> list[Row
                 ("p50 ms", [one.load.p50_ms for one in seen]),
             )
         ),
-        at_most(f"{name}: CPU ms, ratio", statistics.median(cpu), MOST_CPU_RATIO),
+        at_most(f"{name}: CPU ms, ratio", statistics.median(cpu), MAX_CPU_RATIO),
         Row(f"{name}: CPU ms, ratio from", cpu_low),
         Row(f"{name}: CPU ms, ratio to", cpu_high),
         Row(f"{name}: requests/s, ratio", statistics.median(per_s)),
         Row(f"{name}: requests/s, ratio from", low),
-        at_least(f"{name}: requests/s, ratio to", high, LEAST_RATIO),
+        at_least(f"{name}: requests/s, ratio to", high, MIN_RATIO),
     ]
 
 

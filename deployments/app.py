@@ -18,10 +18,9 @@ from router.config import SEALED, RouterArgs
 from router.encoder_check import load_encoders
 from router.fingerprint import load_of
 from router.model_config import ModelConfig
-from router.resources import default_cpus
+from router.resources import ROUTER, default_cpus
 from router.strict import parse_args
 
-ROUTER = "router"
 # admission is by tokens, in the router's dispatchers, and not by Serve's count of calls
 MAX_ONGOING = 1_000_000
 

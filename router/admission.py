@@ -17,8 +17,8 @@ from router.queues import Queues
 from router.replica_health import ReplicaSet
 
 RETRY_AFTER_S = 1.0  # the Retry-After of an error when there is no better estimate
-MOST_RETRY_AFTER_S = 60.0  # OpenAI's clients wait for no longer than 120 s, older ones 60
-LEAST_BULK_SHARE = 0.01  # of the capacity, if the config guarantees less
+MAX_RETRY_AFTER_S = 60.0  # OpenAI's clients wait for no longer than 120 s, older ones 60
+MIN_BULK_SHARE = 0.01  # of the capacity, if the config guarantees less
 
 
 _BY_WAIT = itemgetter(1)
@@ -82,32 +82,32 @@ class Admission:
             own = self._queues.bulk.until(tokens, sender) + coming[1]
             ahead, wait_s = min((ahead, wait_s), (own, self._seconds(own) / share), key=_BY_WAIT)
         left_s = math.inf if deadline_s is None else max(0.0, deadline_s - now)
-        most_s = left_s if bulk else min(self._limits.max_queue_s, left_s)
+        max_s = left_s if bulk else min(self._limits.max_queue_s, left_s)
         full = same > 0 and same + tokens > self._limits.max_queued_tokens
-        if full or wait_s > most_s:
-            room_s = self._room_s(tokens, ahead, wait_s, most_s)
-            retry_after_s = min(max(RETRY_AFTER_S, room_s), MOST_RETRY_AFTER_S)
+        if full or wait_s > max_s:
+            room_s = self._room_s(tokens, ahead, wait_s, max_s)
+            retry_after_s = min(max(RETRY_AFTER_S, room_s), MAX_RETRY_AFTER_S)
             return Overloaded(self._queues.model, retry_after_s)
         return None
 
-    def _room_s(self, tokens: int, ahead: int, wait_s: float, most_s: float) -> float:
+    def _room_s(self, tokens: int, ahead: int, wait_s: float, max_s: float) -> float:
         """The predicted seconds until the queue is at half of both bounds, and the request fits.
 
         At half there is room for the others who were refused too, and the replicas still have work.
         A queue at its bound is then neither full nor empty, even if it moved half or twice as fast
         as predicted.
         """
-        most = self._limits.max_queued_tokens
-        left = max(0, min(most // 2, most - tokens))
-        return max(wait_s - most_s / 2, wait_s * (ahead - left) / ahead)
+        limit = self._limits.max_queued_tokens
+        left = max(0, min(limit // 2, limit - tokens))
+        return max(wait_s - max_s / 2, wait_s * (ahead - left) / ahead)
 
     def _wait_s(self, waiting: int, bulk: bool, now: float) -> float:
         """The predicted seconds until this many tokens are sent."""
         seconds = self._seconds(waiting)
         if seconds and bulk:  # interactive work is sent first, even if it arrives later
             rate = waiting / seconds
-            least = max(LEAST_BULK_SHARE, self._limits.bulk_share)
-            return waiting / max(least * rate, rate - self._interactive.tokens_per_s(now))
+            minimum = max(MIN_BULK_SHARE, self._limits.bulk_share)
+            return waiting / max(minimum * rate, rate - self._interactive.tokens_per_s(now))
         return seconds
 
     def _seconds(self, tokens: int) -> float:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema, with_config
 from typing_extensions import TypedDict
 
 from router.domain import Reason, Tier, Why
-from router.encoders import Kind
+from router.encoders import EncoderKind
 from router.errors import RouterError
 from router.rerank_config import Score
 from router.schema import Priority, Source
@@ -32,7 +32,7 @@ def _default(value: Any) -> Any:
     return Field(json_schema_extra={"default": value})
 
 
-Floats = Annotated[list[float], Field(title="float")]
+NumberList = Annotated[list[float], Field(title="float")]
 Bytes = Annotated[
     str,
     Field(
@@ -62,10 +62,10 @@ class _Decided(TypedDict):
     tier: TierName
     """The tier that names this model."""
     reason: ReasonLabel
-    """Why this model: pinned, tier, rule:NAME, auto, quality, context, unavailable, budget
+    """Reason for this model: pinned, tier, rule:NAME, auto, quality, context, unavailable, budget
     or late."""
     language: str | None
-    """ISO 639-1 code of the texts, null where it is not known."""
+    """ISO 639-1 code of the texts, null if it is not known."""
     tokens: int
     """Tokens that the model read, including prompts and special tokens."""
     degraded: bool
@@ -80,7 +80,7 @@ class Routing(_Decided):
     """The `routing` object of a response: the routing decision."""
 
     space: str
-    """MODEL/DIMENSIONS: only vectors of the same space may be compared."""
+    """MODEL/DIMENSIONS: compare only vectors of the same space."""
     predicted_ms: float | None
     """The predicted duration of the request."""
     truncated: Annotated[list[int], _default([])]
@@ -88,8 +88,8 @@ class Routing(_Decided):
     adapter: Annotated[AdapterUse | None, _default(None)]
     """The adapter that the vectors came over from another model's space, and the share of recall
     that it keeps."""
-    encoder: Annotated[Kind, _default("native")]
-    """Why this model may make vectors of the space: native (its own), same (the same weights
+    encoder: Annotated[EncoderKind, _default("native")]
+    """Relation of the model to the space: native (its own), same (the same weights
     elsewhere), adapter or student."""
     expected_recall: Annotated[float | None, _default(None)]
     """Share of the recall@10 of the best search that these queries keep, as measured; null where
@@ -101,8 +101,8 @@ class Routing(_Decided):
     unread: NotRequired[Annotated[float | None, _default(None)]]
     """Share of the texts' tokens that the model does not know, where there are any."""
     elapsed_ms: NotRequired[Annotated[float | None, _default(None)]]
-    """Where reason is late: from the arrival of the request to the decision, which was already gone
-    from its latency budget."""
+    """If reason is late: the time from the request's arrival to the decision, which was already
+    gone from its latency budget."""
     recall_measured_for: NotRequired[Annotated[list[str] | None, _default(None)]]
     """Languages for which expected_recall was measured, where a text has another one: the figure
     is that of all queries measured."""
@@ -116,7 +116,7 @@ class _Usage(TypedDict):
 class _Embedding(TypedDict):
     object: Literal["embedding"]
     index: int
-    embedding: Floats | Bytes
+    embedding: NumberList | Bytes
 
 
 class EmbeddingsResponse(TypedDict):
@@ -142,7 +142,7 @@ class RerankResult(TypedDict):
     index: int
     relevance_score: float
     document: NotRequired[RerankDocument]
-    """Where return_documents is true."""
+    """Only if return_documents is true."""
 
 
 class RerankUsage(_Usage):
@@ -156,7 +156,7 @@ class RerankRouting(_Decided):
     predicted_ms: float
     """The predicted duration of the request."""
     score: Score
-    """What the scores are."""
+    """The scale of the scores."""
     truncated: list[int]
     """Indices of the documents that were cut."""
     languages: NotRequired[dict[str, int]]
@@ -164,8 +164,8 @@ class RerankRouting(_Decided):
     unread: NotRequired[float]
     """Share of the texts' tokens that the model does not know, where there are any."""
     elapsed_ms: NotRequired[float]
-    """Where reason is late: from the arrival of the request to the decision, which was already gone
-    from its latency budget."""
+    """If reason is late: the time from the request's arrival to the decision, which was already
+    gone from its latency budget."""
 
 
 class RerankResponse(TypedDict):
@@ -203,14 +203,14 @@ class _Decision(TypedDict):
     unread: NotRequired[float]
     """As routing.unread of an answer."""
     elapsed_ms: float
-    """From the arrival of the request to the decision: already gone from its latency budget."""
+    """Time from the request's arrival to the decision, gone from its latency budget."""
     recall_measured_for: NotRequired[list[str]]
     """As routing.recall_measured_for of an answer."""
 
 
 _Text = TypedDict("_Text", {"value": str | None, "from": Source})
 _Number = TypedDict("_Number", {"value": float | None, "from": Source})
-_Lane = TypedDict("_Lane", {"value": Priority, "from": Source})
+_PriorityValue = TypedDict("_PriorityValue", {"value": Priority, "from": Source})
 _Quality = TypedDict(
     "_Quality", {"value": Literal["auto", "fast", "balanced", "best"], "from": Source}
 )
@@ -221,7 +221,7 @@ class _Settings(TypedDict):
     input_type: _Text
     quality: _Quality
     latency_budget_ms: _Number
-    priority: _Lane
+    priority: _PriorityValue
 
 
 @described
@@ -234,8 +234,8 @@ class _Candidate(TypedDict):
     chosen: bool
     why: WhyText
     space: NotRequired[str]
-    """Where several encoders may answer; `encoder` and `expected_recall` too."""
-    encoder: NotRequired[Kind]
+    """Only if several encoders can answer; `encoder` and `expected_recall` too."""
+    encoder: NotRequired[EncoderKind]
     expected_recall: NotRequired[float | None]
     """Null where the space was not compared with the best one."""
     recall_measured_for: NotRequired[list[str]]
@@ -243,7 +243,7 @@ class _Candidate(TypedDict):
 
 
 class RouteExplanation(TypedDict):
-    """Where a request would go, and why."""
+    """The model that would answer a request, and the reason."""
 
     features: _Features
     decision: _Decision
@@ -265,7 +265,7 @@ class ModelObject(TypedDict):
     dimensions: NotRequired[int]
     max_tokens: NotRequired[int]
     score: NotRequired[Score]
-    """What the scores of a reranker are."""
+    """The scale of a reranker's scores."""
     spaces: NotRequired[list[str]]
     """The spaces of a collection that has several."""
 

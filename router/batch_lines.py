@@ -6,13 +6,13 @@ from typing import Any
 
 import orjson
 
-from router.batches import ENDPOINT, MOST_PROBLEMS, NOT_RUN, BatchProblem, Ending
+from router.batches import ENDPOINT, MAX_PROBLEMS, NOT_RUN, BatchProblem, Ending
 from router.body_errors import dumped
 from router.errors import InvalidJson, shorten
 
 METHOD = "POST"
-MOST_LINES = 50_000
-MOST_ID_CHARACTERS = 512  # of a custom_id
+MAX_LINES = 50_000
+MAX_ID_CHARACTERS = 512  # of a custom_id
 _RESULT = re.compile(rb'\{"id":"batch_req_([0-9]+)"')
 
 
@@ -51,7 +51,7 @@ def _faults(data: Mapping[str, Any]) -> Iterator[BadLine]:
     if not _is_id(data.get("custom_id")):
         yield BadLine(
             "invalid_custom_id",
-            f"custom_id must be a string of 1 to {MOST_ID_CHARACTERS} characters",
+            f"custom_id must be a string of 1 to {MAX_ID_CHARACTERS} characters",
             "custom_id",
         )
     if data.get("method") != METHOD:
@@ -71,7 +71,7 @@ def _faults(data: Mapping[str, Any]) -> Iterator[BadLine]:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= MOST_ID_CHARACTERS
+    return isinstance(value, str) and 1 <= len(value) <= MAX_ID_CHARACTERS
 
 
 def bulk(body: Mapping[str, Any]) -> bytes:
@@ -96,25 +96,25 @@ class Validation:
     @property
     def enough(self) -> bool:
         """Whether the rest of the file can be skipped."""
-        return self.total > MOST_LINES or len(self.problems) >= MOST_PROBLEMS
+        return self.total > MAX_LINES or len(self.problems) >= MAX_PROBLEMS
 
-    def add(self, line: int, raw: bytes, most_bytes: int) -> None:
+    def add(self, line: int, raw: bytes, max_bytes: int) -> None:
         """Check one more line; `line` counts from 1."""
         self.total += 1
-        if self.total > MOST_LINES:
+        if self.total > MAX_LINES:
             self.problems = [
                 BatchProblem(
                     code="too_many_lines",
-                    message=f"the file has more than {MOST_LINES} lines; make several batches",
+                    message=f"the file has more than {MAX_LINES} lines; make several batches",
                     line=line,
                 )
             ]
             return
         try:
-            if len(raw) > most_bytes:
+            if len(raw) > max_bytes:
                 raise BadLine(
                     "line_too_large",
-                    f"the line is longer than {most_bytes} bytes (limits.max_body_bytes); send its "
+                    f"the line is longer than {max_bytes} bytes (limits.max_body_bytes); send its "
                     "texts in several lines",
                 )
             data = _object(raw)

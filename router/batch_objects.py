@@ -42,7 +42,7 @@ class RequestCounts(Published):
 
 
 class BatchErrors(Published):
-    """Why a batch failed."""
+    """The reasons why a batch failed."""
 
     object: Literal["list"] = "list"
     data: tuple[BatchProblem, ...]

@@ -32,10 +32,10 @@ from router.ignoring import Ignore, unknown
 from router.keys import Grant
 
 ENDPOINT = "/v1/embeddings"
-MOST_HOURS = 168
-MOST_PROBLEMS = 100  # listed by a failed batch
-MOST_TRIES = {500: 3, 503: 5, 504: 5}  # for a line that may itself cause the error
-MOST_WAIT_S = 30.0  # between two tries
+MAX_HOURS = 168
+MAX_PROBLEMS = 100  # listed by a failed batch
+MAX_TRIES = {500: 3, 503: 5, 504: 5}  # for a line that could itself cause the error
+MAX_WAIT_S = 30.0  # between two tries
 _WINDOW = re.compile(r"([1-9][0-9]{0,2})h")
 
 
@@ -72,7 +72,7 @@ NOT_RUN: Mapping[Ending, tuple[str, str]] = {
 
 
 class BatchProblem(BaseModel):
-    """Why a batch failed, as OpenAI lists it; `line` counts from 1."""
+    """A reason why a batch failed, as OpenAI lists it; `line` counts from 1."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -136,7 +136,7 @@ class StoredBatch(BaseModel):
     def validated(self, total: int, problems: Iterable[BatchProblem], now: int) -> "StoredBatch":
         """The batch after its file was read: failed, or in progress."""
         if found := tuple(problems):
-            return self._to(BatchStatus.FAILED, now, problems=found[:MOST_PROBLEMS])
+            return self._to(BatchStatus.FAILED, now, problems=found[:MAX_PROBLEMS])
         return self._to(BatchStatus.IN_PROGRESS, now, total=total)
 
     def failed(self, problem: BatchProblem, now: int) -> "StoredBatch":
@@ -170,7 +170,7 @@ class StoredBatch(BaseModel):
 
 
 def ending_of(batch: StoredBatch, cancelled: bool, left: int, now: float) -> Ending | None:
-    """How a running batch ends now; None while it continues."""
+    """The way in which a running batch ends now; None while it continues."""
     if cancelled:
         return BatchStatus.CANCELLED
     if not left:
@@ -242,14 +242,14 @@ def parse_batch(body: bytes, ignore: Ignore = False) -> tuple[BatchBody, tuple[s
 def window_s(window: str) -> int:
     """The seconds of a completion window. Raises InvalidValue."""
     found = _WINDOW.fullmatch(window)
-    if found is None or int(found[1]) > MOST_HOURS:
+    if found is None or int(found[1]) > MAX_HOURS:
         raise _wrong_window(window)
     return int(found[1]) * 3600
 
 
 def _wrong_window(given: object) -> InvalidValue:
     return InvalidValue(
-        f'completion_window must be whole hours, "1h" to "{MOST_HOURS}h", it is '
+        f'completion_window must be whole hours, "1h" to "{MAX_HOURS}h", it is '
         f"{shorten(str(given))}",
         "completion_window",
     )
@@ -272,7 +272,7 @@ def _saying(message: str, param: str | None = None) -> NotFound:
 
 
 def wrong_endpoint(endpoint: str) -> BatchProblem | None:
-    """Why a batch for this endpoint fails; None if the endpoint is supported."""
+    """The reason why a batch for this endpoint fails; None if the endpoint is supported."""
     if endpoint == ENDPOINT:
         return None
     return BatchProblem(
@@ -286,7 +286,7 @@ class Tries(NamedTuple):
     """Failed runs of one line."""
 
     waits: int = 0  # there was no room or no replica
-    faults: int = 0  # with an error that the line itself may have caused
+    faults: int = 0  # with an error that the line itself could have caused
 
 
 def again(
@@ -295,20 +295,20 @@ def again(
     """The seconds until a line is run again, and its new counts; None if its answer is final.
 
     A line that only lacks room, a limit or a replica is retried until the window ends. A line that
-    may itself have caused the error is retried a few times: a text that crashes its engine must not
-    do so for a week.
+    could itself have caused the error is retried a few times: a text that crashes its engine must
+    not do so for a week.
     """
-    if headers.get("x-should-retry") == "false" or status not in (429, *MOST_TRIES):
+    if headers.get("x-should-retry") == "false" or status not in (429, *MAX_TRIES):
         return None
     waits, faults = tries
     if status != 429 and (status != 503 or sent):
         faults += 1
-        if faults >= MOST_TRIES[status]:
+        if faults >= MAX_TRIES[status]:
             return None
     else:
         waits += 1
     told_s = float(headers.get("retry-after-ms", 0)) / 1000
-    wait_s = min(MOST_WAIT_S, max(told_s, 0.1 * 2.0 ** min(waits + faults, 8)))
+    wait_s = min(MAX_WAIT_S, max(told_s, 0.1 * 2.0 ** min(waits + faults, 8)))
     return wait_s, Tries(waits, faults)
 
 

@@ -57,7 +57,7 @@ def explain_problem(problem: ErrorDetails) -> InvalidValue:
 
 
 def sentence(message: str) -> str:
-    """What a value must be, from pydantic's message."""
+    """The requirement for a value, from pydantic's message."""
     must = re.sub(r"^(Input|String|List|Dictionary) should ", "must ", message)
     return must.replace(" after validation", "")
 

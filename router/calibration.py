@@ -7,7 +7,7 @@ from typing import NamedTuple
 from router.domain import Curve, attention
 
 SHORTEST = 8  # tokens; a full batch of these shows the cost of a text beside that of its tokens
-MOST_TEXTS = 512  # in one call
+MAX_TEXTS = 512  # in one call
 REPEATS = 7  # for each size
 
 
@@ -18,9 +18,9 @@ class Cell(NamedTuple):
     texts: int
 
 
-def cells(max_tokens: int, batch_tokens: int, most_texts: int) -> list[Cell]:
+def cells(max_tokens: int, batch_tokens: int, max_texts: int) -> list[Cell]:
     """Text lengths 8, 16, 32, ... and `max_tokens`, each with 1, 2, 4, ... texts and as many as
-    fill a batch, at most `most_texts`.
+    fill a batch, at most `max_texts`.
     """
     lengths, found = [], list[Cell]()
     length = min(SHORTEST, max_tokens)
@@ -28,7 +28,7 @@ def cells(max_tokens: int, batch_tokens: int, most_texts: int) -> list[Cell]:
         lengths.append(length)
         length *= 2
     for length in [*lengths, max_tokens]:
-        full = min(max(1, batch_tokens // length), most_texts)
+        full = min(max(1, batch_tokens // length), max_texts)
         found += [Cell(length, 2**power) for power in range(int(math.log2(full)) + 1)]
         if found[-1].texts != full:
             found.append(Cell(length, full))
@@ -49,13 +49,13 @@ def _times(cell: Cell, batch_tokens: int, repeats: int) -> int:
 
 
 def expected_s(
-    curve: Curve, max_tokens: int, most_texts: int, span: int | None, repeats: int = REPEATS
+    curve: Curve, max_tokens: int, max_texts: int, span: int | None, repeats: int = REPEATS
 ) -> float:
     """Estimate the seconds to measure a model from a known curve; `span` is its
     `attention_tokens`.
     """
     total_s = 0.0
-    for cell in cells(max_tokens, curve.batch_tokens, most_texts):
+    for cell in cells(max_tokens, curve.batch_tokens, max_texts):
         tokens, squares = cell.tokens * cell.texts, attention([cell.tokens] * cell.texts, span)
         steps = math.ceil(tokens / curve.batch_tokens)
         step_s = curve.step(tokens / steps, squares / steps, cell.texts / steps)

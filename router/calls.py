@@ -123,7 +123,7 @@ def cuts(
     counts: Sequence[int],
     text_bytes: Sequence[int] | None,
     batch_tokens: int,
-    most_rows: int,
+    row_limit: int,
     bulk: BulkSize | None = None,
 ) -> list[tuple[int, int]]:
     """Split texts into consecutive ranges, each at most one batch of tokens, one reply of rows and
@@ -137,7 +137,7 @@ def cuts(
         own_sq = 0 if bulk is None else attention((count,), bulk.attention_tokens)
         if index > start and (
             tokens + count > batch_tokens
-            or index - start >= most_rows
+            or index - start >= row_limit
             or size + own > MESSAGE_BYTES
             or (
                 bulk is not None

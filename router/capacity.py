@@ -6,7 +6,7 @@
     shadow    tokens per second of requests that wanted this model and were sent to a smaller one.
               Otherwise a model that all requests are degraded from would look idle and never grow.
 
-Pure: times are arguments. Only the standard library is imported: Serve's controller may not have
+Pure: times are arguments. Only the standard library is imported: Serve's controller can lack
 this project installed and runs the autoscaling policy from a copy of this module.
 """
 

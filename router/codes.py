@@ -185,10 +185,10 @@ def _language_near(word: str) -> str | None:
     word = word.strip().lower()
     first = re.split(r"[^a-z]", word, maxsplit=1)[0]
     names = {name.lower(): code for code, name in LANGUAGES.items()}
-    for asked in (word, first):
-        if (own := locale_alias.get(asked, "")[:2]) in LANGUAGES:  # "deutsch" and the like
+    for spelling in (word, first):
+        if (own := locale_alias.get(spelling, "")[:2]) in LANGUAGES:  # "deutsch" and the like
             return _MACROLANGUAGE.get(own, own)
-        if near := get_close_matches(asked, names, n=1, cutoff=0.75):
+        if near := get_close_matches(spelling, names, n=1, cutoff=0.75):
             return _MACROLANGUAGE.get(names[near[0]], names[near[0]])
     if len(first) != 2:
         return None

@@ -48,11 +48,11 @@ def falls_in(texts: Iterable[str], salt: str, share: float) -> bool:
 def slices_of(features: Features, longest: int, side: str | None) -> tuple[str, ...]:
     """The slices that a request belongs to; `longest` is its longest text in tokens."""
     below = 0
-    for most in LENGTHS:
-        if longest <= most:
-            band = f"{below + 1}-{most} tokens"
+    for upper in LENGTHS:
+        if longest <= upper:
+            band = f"{below + 1}-{upper} tokens"
             break
-        below = most
+        below = upper
     else:
         band = f"over {LENGTHS[-1]} tokens"
     language = (

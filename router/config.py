@@ -146,7 +146,11 @@ class RouterArgs(Section):
     @property
     def served(self) -> dict[str, ModelConfig]:
         """Embedding models, and rerankers that are not the similarity of an embedding model."""
-        own = {name: one for name, one in self.rerankers.items() if one.similarity is None}
+        own = {
+            name: reranker
+            for name, reranker in self.rerankers.items()
+            if reranker.similarity is None
+        }
         return {**self.models, **own}
 
     @property
@@ -154,12 +158,12 @@ class RouterArgs(Section):
         """Embedding models with a space of their own, from small to large: what a request that
         names no space can go to.
         """
-        return {name: one for name, one in self.models.items() if one.space_of is None}
+        return {name: model for name, model in self.models.items() if model.space_of is None}
 
     @property
     def deployed(self) -> dict[str, ModelConfig]:
         """Served models that have a deployment."""
-        return {name: one for name, one in self.served.items() if not one.engine.in_router}
+        return {name: model for name, model in self.served.items() if not model.engine.in_router}
 
     def place_of(self, name: str) -> str:
         """The config path of a model or reranker."""
@@ -205,7 +209,7 @@ class RouterArgs(Section):
                 raise ValueError(f"models.{name}.space_of: {why}")
 
     def _no_space(self, text: str) -> str | None:
-        """Why this is no space of these models, as a clause; None if it is one."""
+        """The reason why this is no space of these models, as a clause; None if it is one."""
         model, _, size = text.rpartition("/")
         if (
             model not in self.models
@@ -258,15 +262,15 @@ class RouterArgs(Section):
 
     def _check_compared_models(self) -> None:
         canary, shadow = self.compare.canary, self.compare.shadow
-        for who, one in (("shadow", shadow), ("canary", canary)):
-            if one is not None and one.model is not None and one.model not in self.models:
+        for who, arm in (("shadow", shadow), ("canary", canary)):
+            if arm is not None and arm.model is not None and arm.model not in self.models:
                 raise ValueError(
-                    f"compare.{who}.model: {one.model!r} is not a model; models are "
+                    f"compare.{who}.model: {arm.model!r} is not a model; models are "
                     f"{', '.join(self.models)}"
                 )
-            if one is not None and one.model and self.models[one.model].space_of is not None:
+            if arm is not None and arm.model and self.models[arm.model].space_of is not None:
                 raise ValueError(
-                    f"compare.{who}.model: {one.model!r} makes vectors of another model's space; "
+                    f"compare.{who}.model: {arm.model!r} makes vectors of another model's space; "
                     "name a model without `space_of`"
                 )
 

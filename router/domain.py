@@ -24,8 +24,11 @@ class Tier(StrEnum):
     AUTO = "auto"
 
 
+TIERS = frozenset(tier.value for tier in Tier)
+
+
 class OnMiss(StrEnum):
-    """What happens if no allowed model is predicted to meet the latency budget: `degrade` uses the
+    """The reaction if no allowed model is predicted to meet the latency budget: `degrade` uses the
     fastest model, `serve` uses the model of the tier or rule, and `reject` returns 503.
     """
 
@@ -35,7 +38,7 @@ class OnMiss(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why the model was chosen, or why a request was refused. In headers RULE is followed by the
+    """The reason for the choice of a model or for a refusal. In headers RULE is followed by the
     rule's name.
     """
 
@@ -53,7 +56,7 @@ class Reason(StrEnum):
 
 
 class Why(StrEnum):
-    """Why a single model was, or was not, chosen."""
+    """The reason why a single model was, or was not, chosen."""
 
     CHOSEN = "chosen"
     NOT_PERMITTED = "not permitted for this key"

@@ -30,7 +30,7 @@ SAME_COSINE = 0.999  # minimum for every probe, for the same weights elsewhere
 
 
 class Unfit(ValueError):
-    """Why a model must not make a space's vectors, as a clause."""
+    """The reason why a model must not make a space's vectors, as a clause."""
 
 
 def load_encoders(args: RouterArgs, running: Mapping[str, str] | None = None) -> Encoders:
@@ -238,7 +238,7 @@ class _Loading:
             return tuple(made)
         if collection.proof is None:  # the largest model's index counts as the best
             ranks = {name: rank for rank, name in enumerate(self.args.models)}
-            best = max(made, key=lambda one: (ranks[one.model], one.space.dimensions))
+            best = max(made, key=lambda entry: (ranks[entry.model], entry.space.dimensions))
             if collection.min_recall == 1.0:
                 self.problems.append(
                     f"{where}: min_recall is 100.0%, and without `proof` nothing shows that a "
@@ -247,23 +247,25 @@ class _Loading:
                     "file as `proof`, or leave that space out"
                 )
             share = min(collection.min_recall_each, collection.min_recall)
-            return tuple(one if one is best else replace(one, assumed=share) for one in made)
+            return tuple(item if item is best else replace(item, assumed=share) for item in made)
         try:
             found = measured.load(resolve_path(collection.proof, self.args.base_dir))
             if str(found.space) not in collection.all_spaces:
                 raise Unfit(f"it compares with {found.space}, {_spaces_of(collection)}")
-            for one in made:
-                self._check_measured(found, one.model, collection.proof)
-                if one.space != found.space and str(one.space) not in found.kept:
-                    raise Unfit(f"it does not say what {one.space} keeps of {found.space}")
+            for item in made:
+                self._check_measured(found, item.model, collection.proof)
+                if item.space != found.space and str(item.space) not in found.kept:
+                    raise Unfit(f"it does not say what {item.space} keeps of {found.space}")
             made = [
                 replace(
-                    one, space_proof=found.kept.get(str(one.space)), documents=collection.documents
+                    item,
+                    space_proof=found.kept.get(str(item.space)),
+                    documents=collection.documents,
                 )
-                for one in made
+                for item in made
             ]
-            for one in made:
-                _check_kept(one, collection)
+            for item in made:
+                _check_kept(item, collection)
         except (OSError, ValueError) as error:
             self.problems.append(f"{where}.proof: {collection.proof}: {error}")
         return tuple(made)
@@ -278,7 +280,7 @@ class _Loading:
                 )
             return of_model.get(entry)
         if not entry.endswith(".npz") and "/" not in entry:
-            names = [name for name, one in self.args.models.items() if one.space_of is not None]
+            names = [name for name, model in self.args.models.items() if model.space_of is not None]
             near = suggestion(entry, names, "models with `space_of` are") if names else ""
             raise Unfit(f"there is no such model, and no file of an adapter; {near}".rstrip("; "))
         adapter = adapters.load(resolve_path(entry, self.args.base_dir))

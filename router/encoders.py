@@ -26,7 +26,7 @@ from router.proof import Documents, Proof
 from router.running_recall import Booking, RunningRecall
 from router.space import Space, fit
 
-Kind = Literal["native", "same", "adapter", "student"]
+EncoderKind = Literal["native", "same", "adapter", "student"]
 Sides = Literal["queries", "both"]
 
 
@@ -36,7 +36,7 @@ class Encoder:
 
     model: str
     space: Space
-    kind: Kind
+    kind: EncoderKind
     sides: Sides = "queries"
     proof: Proof | None = None  # of its recall in its space; None: it keeps all
     # of its space's recall relative to the collection's best space; None: `assumed`
@@ -144,7 +144,7 @@ def best_of_each(
     floor: float = 0.0,
     reads: Callable[[Encoder], bool] = lambda _: True,
 ) -> dict[str, Encoder]:
-    """For each model, its encoder with the highest expected recall on these texts; one that `reads`
+    """The encoder of each model with the highest expected recall on these texts; one that `reads`
     the request's instruction and keeps `floor` is better than one that does not.
 
     A model's cost is the same in every space. The first of equals is taken.

@@ -255,7 +255,7 @@ class FakeEngineConfig(EngineSection):
     faults: str | None = None
 
 
-Engine = Annotated[
+EngineConfig = Annotated[
     VllmEngineConfig
     | TransformersEngineConfig
     | StaticEngineConfig

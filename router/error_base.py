@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Self
 
 import orjson
 
-MOST_NAMES = 1000  # that are compared with a wrong one: a caller waits for it
+MAX_NAMES = 1000  # that are compared with a wrong one: a caller waits for it
 ALIKE = 0.7  # names of embedding models have much in common
 SIDES: tuple[Literal["query", "document"], ...] = ("query", "document")
 _SIDE_WORDS = {  # words that are taken for a side
@@ -112,23 +112,23 @@ def suggest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def nearest_name(
-    asked: str, valid: Iterable[str], suffixes: Sequence[str] | None = None
+    requested: str, valid: Iterable[str], suffixes: Sequence[str] | None = None
 ) -> str | None:
-    """The model, alias, tier, space or collection that `asked` resembles, as a whole or without
+    """The model, alias, tier, space or collection that `requested` resembles, as a whole or without
     its suffixes, hub prefix or size; None if it resembles none.
 
     `suffixes` are the sides that can follow a name, and then a budget can; None: neither can.
     """
-    names = list(islice(valid, MOST_NAMES))
-    bare, _, budget = asked[:80].partition("@")
+    names = list(islice(valid, MAX_NAMES))
+    bare, _, budget = requested[:80].partition("@")
     end = "" if suffixes is None else _budget_suffix(budget)
     whole, sided = _nearest_part(bare, names), None
     if (found := _WITH_SIDE.fullmatch(bare)) and (word := _nearest(found[2], _SIDE_WORDS, ALIKE)):
-        plain = [one for one in names if not one.lower().endswith(_SIDE_ENDINGS)]
+        plain = [name for name in names if not name.lower().endswith(_SIDE_ENDINGS)]
         if (sided := _nearest_part(found[1], plain)) is not None:
             side = _SIDE_WORDS[word]
             sided = f"{sided}-{side}" if side in (suffixes or ()) else sided
-    near = _nearest(bare, [one for one in (whole, sided) if one is not None], 0.0)
+    near = _nearest(bare, [item for item in (whole, sided) if item is not None], 0.0)
     return None if near is None else near + end
 
 
@@ -153,7 +153,9 @@ def did_you_mean(name: str | None) -> str:
 
 def _nearest(name: str, valid: Iterable[str], cutoff: float) -> str | None:
     """The valid name that resembles `name` most, in any case."""
-    by_lower = {one.lower(): one for one in reversed([*map(str, valid)])}  # the first has its case
+    by_lower = {
+        item.lower(): item for item in reversed([*map(str, valid)])
+    }  # the first has its case
     near = get_close_matches(name[:80].lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[near[0]] if near else None
 

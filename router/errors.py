@@ -99,9 +99,9 @@ class ContextLengthExceeded(RouterError):
         """`model` is the one that would embed it if it were cut; `longer` is the one that reads
         most of those that the request may use, and how much.
         """
-        most = "" if longer is None else f" ({longer[0]} reads most, {longer[1]})"
+        more = "" if longer is None else f" ({longer[0]} reads most, {longer[1]})"
         super().__init__(
-            f"{INPUT}[{index}] has {tokens} tokens with its prompt and {model} reads {limit}{most}"
+            f"{INPUT}[{index}] has {tokens} tokens with its prompt and {model} reads {limit}{more}"
             f"; shorten it, split it, or send {CUT} so that only its first {limit} tokens are read",
             "input",
         )
@@ -142,10 +142,10 @@ class TierNotAllowed(RouterError):
 
     status, code = 403, "tier_not_allowed"
 
-    def __init__(self, asked: str, allowed: Iterable[str], param: str = "model") -> None:
+    def __init__(self, requested: str, allowed: Iterable[str], param: str = "model") -> None:
         names = ", ".join(allowed)
         rest = f"it may use {names}" if names else "it may use no model; ask for a key that may"
-        super().__init__(f"this API key may not use {asked!r}; {rest}", param)
+        super().__init__(f"this API key may not use {requested!r}; {rest}", param)
 
 
 class CollectionNotAllowed(RouterError):
@@ -153,14 +153,17 @@ class CollectionNotAllowed(RouterError):
 
     status, code = 403, "collection_not_allowed"
 
-    def __init__(self, asked: str, allowed: Sequence[str]) -> None:
+    def __init__(self, requested: str, allowed: Sequence[str]) -> None:
         self.allowed = allowed
         rest = (
-            f"{did_you_mean(nearest_name(asked, allowed)) or ';'} it may use {', '.join(allowed)}"
+            f"{did_you_mean(nearest_name(requested, allowed)) or ';'} it may use "
+            f"{', '.join(allowed)}"
             if allowed
             else "; it may use none; ask for a key that may"
         )
-        super().__init__(f"this API key may not use the collection {shorten(asked)}{rest}", "space")
+        super().__init__(
+            f"this API key may not use the collection {shorten(requested)}{rest}", "space"
+        )
 
 
 class PriorityNotAllowed(RouterError):
@@ -168,9 +171,9 @@ class PriorityNotAllowed(RouterError):
 
     status, code = 403, "priority_not_allowed"
 
-    def __init__(self, asked: str, allowed: Sequence[str]) -> None:
+    def __init__(self, requested: str, allowed: Sequence[str]) -> None:
         super().__init__(
-            f'this API key may not use priority {asked!r}; send "priority": "{allowed[0]}", or '
+            f'this API key may not use priority {requested!r}; send "priority": "{allowed[0]}", or '
             "leave it out",
             "priority",
         )
@@ -212,7 +215,7 @@ class AdminKeyRequired(RouterError):
 
 
 class NotFound(RouterError):
-    """Nothing exists at this path."""
+    """There is nothing at this path."""
 
     status, code = 404, "not_found"
 
@@ -245,16 +248,16 @@ class ModelNotFound(RouterError):
 
     def __init__(
         self,
-        asked: str,
+        requested: str,
         valid: Sequence[str],
         param: str = "model",
         more: Iterable[str] = (),
         suffixes: Sequence[str] | None = None,
     ) -> None:
         """`more` are names that are suggested, but not listed; `suffixes` as for nearest_name."""
-        hint = did_you_mean(nearest_name(asked, (*valid, *more), suffixes)) or ";"
+        hint = did_you_mean(nearest_name(requested, (*valid, *more), suffixes)) or ";"
         names = f"valid names are {', '.join(valid)}"
-        super().__init__(f"there is no model {shorten(asked)}{hint} {names}", param)
+        super().__init__(f"there is no model {shorten(requested)}{hint} {names}", param)
 
     @classmethod
     def of_space(
@@ -383,10 +386,10 @@ class HeadersTooLarge(RouterError):
 
     status, code = 431, "headers_too_large"
 
-    def __init__(self, most: int, most_bytes: int) -> None:
+    def __init__(self, limit: int, max_bytes: int) -> None:
         super().__init__(
-            f"the headers of this request are too large; the limit is {most} headers of "
-            f"{most_bytes} bytes in all; send fewer or shorter ones"
+            f"the headers of this request are too large; the limit is {limit} headers of "
+            f"{max_bytes} bytes in all; send fewer or shorter ones"
         )
 
 

@@ -194,5 +194,5 @@ class BulkShare:
             self._debt_s = self._debt_s + bulk_s if beside else max(self._debt_s, bulk_s)
         if interactive_s and self._share > 0.0:
             paid_s = interactive_s * self._share / (1.0 - self._share)
-            least_s = -2.0 * self._call_s if waits else 0.0
-            self._debt_s = max(least_s, self._debt_s - paid_s)
+            min_s = -2.0 * self._call_s if waits else 0.0
+            self._debt_s = max(min_s, self._debt_s - paid_s)

@@ -43,15 +43,15 @@ def extract(texts: Sequence[str], hint: str | None = None, prior: Prior = NO_PRI
         one = seen(texts[0])
         return Features(len(texts[0]), one.language, one.script, one.mixed, one.code)
     counts: Counter[Detected] = Counter()
-    for text, stands_for in _sample(texts):
-        counts[seen(text)] += stands_for
-    code = 0 < len(texts) <= 2 * _texts(counts, lambda one: one.code)
-    mixed = 0 < len(texts) <= 2 * _texts(counts, lambda one: one.mixed)
-    kinds = tuple(TextKind(*one, texts=count) for one, count in counts.most_common())
+    for text, weight in _sample(texts):
+        counts[seen(text)] += weight
+    code = 0 < len(texts) <= 2 * _texts(counts, lambda detected: detected.code)
+    mixed = 0 < len(texts) <= 2 * _texts(counts, lambda detected: detected.mixed)
+    kinds = tuple(TextKind(*detected, texts=count) for detected, count in counts.most_common())
     return Features(
         characters=sum(map(len, texts)),
-        language=_most(counts, lambda one: one.language) if given or not code else None,
-        script=_most(counts, lambda one: one.script),
+        language=_most_common(counts, lambda each: each.language) if given or not code else None,
+        script=_most_common(counts, lambda each: each.script),
         mixed=mixed,
         code=code,
         kinds=kinds,
@@ -69,8 +69,8 @@ def of_pairs(query: Features, documents: Features, pairs: int) -> Features:
     )
 
 
-def _kind(one: Features, texts: int) -> TextKind:
-    return TextKind(one.language, one.script, one.mixed, one.code, texts)
+def _kind(features: Features, texts: int) -> TextKind:
+    return TextKind(features.language, features.script, features.mixed, features.code, texts)
 
 
 def _sample(texts: Sequence[str]) -> Iterator[tuple[str, int]]:
@@ -80,8 +80,8 @@ def _sample(texts: Sequence[str]) -> Iterator[tuple[str, int]]:
         return
     ascii_texts = [text for text in texts if text.isascii()]
     others = [text for text in texts if not text.isascii()]
-    most_others = min(len(others), max(SAMPLED_TEXTS // 2, SAMPLED_TEXTS - len(ascii_texts)))
-    for group, looks in ((ascii_texts, SAMPLED_TEXTS - most_others), (others, most_others)):
+    max_others = min(len(others), max(SAMPLED_TEXTS // 2, SAMPLED_TEXTS - len(ascii_texts)))
+    for group, looks in ((ascii_texts, SAMPLED_TEXTS - max_others), (others, max_others)):
         looks = min(looks, len(group))
         for look in range(looks):
             start, end = look * len(group) // looks, (look + 1) * len(group) // looks
@@ -89,13 +89,13 @@ def _sample(texts: Sequence[str]) -> Iterator[tuple[str, int]]:
 
 
 def _texts(counts: Counter[Detected], holds: Callable[[Detected], bool]) -> int:
-    return sum(count for one, count in counts.items() if holds(one))
+    return sum(count for detected, count in counts.items() if holds(detected))
 
 
-def _most(counts: Counter[Detected], of: Callable[[Detected], str | None]) -> str | None:
+def _most_common(counts: Counter[Detected], of: Callable[[Detected], str | None]) -> str | None:
     """The most frequent value; among equals the first in the list."""
     texts: Counter[str] = Counter()
-    for one, count in counts.items():
-        if (value := of(one)) is not None:
+    for detected, count in counts.items():
+        if (value := of(detected)) is not None:
             texts[value] += count
     return max(texts, key=texts.__getitem__) if texts else None

@@ -1,4 +1,4 @@
-"""What a router learns about one model while it serves: its curve, two factors, rate and demand.
+"""Learn about one model while it serves: its curve, two factors, rate and demand.
 
 The service reports every decision, call and completion; `load` returns the result for the next
 decision. Pure: times are arguments.
@@ -26,11 +26,11 @@ from router.routing_config import RoutingConfig
 from router.steps import ReplicaCounters, Step, Steps
 
 RELAX_EVERY_S = 1.0
-MOST_TICKS = 600  # at a time, if the clock jumped
+MAX_TICKS = 600  # at a time, if the clock jumped
 DOUBT_EVERY_S = 0.1  # at most, because answers that correct a doubt come later
 OVERHEAD_ETA = 0.1  # each answer moves the median of the overhead by e^+-0.05
 OVERHEAD_NEWS = 0.1  # relative difference at which the curve is replaced
-LEAST_OVERHEAD_S, MOST_OVERHEAD_S = 1e-4, 10.0
+MIN_OVERHEAD_S, MAX_OVERHEAD_S = 1e-4, 10.0
 
 
 NOT_SEEN = (ReplicaCounters(0, 0.0), False)
@@ -55,8 +55,8 @@ class Feedback:
         """
         self.model = self._given = model
         self.correction = Correction(routing.miss_share)
-        first_s = max(model.curve.overhead_s, LEAST_OVERHEAD_S)
-        self._overhead = Quantile(0.5, OVERHEAD_ETA, first_s, LEAST_OVERHEAD_S, MOST_OVERHEAD_S)
+        first_s = max(model.curve.overhead_s, MIN_OVERHEAD_S)
+        self._overhead = Quantile(0.5, OVERHEAD_ETA, first_s, MIN_OVERHEAD_S, MAX_OVERHEAD_S)
         full_rate = model.curve.batch_tokens / model.curve.step(model.curve.batch_tokens)
         self.rate = ServiceRate(full_rate)
         # over the time in which a batch or more was waiting
@@ -230,7 +230,7 @@ class Feedback:
                 self.model = self.model.with_curve(curve.with_overhead(overhead_s))
 
     def _relax(self, now: float) -> None:
-        rests = min(int((now - self._tested_s) / RELAX_EVERY_S), MOST_TICKS)
+        rests = min(int((now - self._tested_s) / RELAX_EVERY_S), MAX_TICKS)
         self._tested_s = now
         self.correction.relax(rests)
 

@@ -78,7 +78,7 @@ class Fingerprint:
     def row_of(self) -> Mapping[tuple[str, Side], int]:
         """The row of each text on each side.
 
-        Where only one side has a probe, its row stands for both: the other side read the text
+        Where only one side has a probe, its row is used for both: the other side read the text
         alike, or had too many tokens.
         """
         own = {(probe.text, probe.side): row for row, probe in enumerate(self.probes)}
@@ -177,7 +177,7 @@ class CardProof:
         )
 
 
-Proof = Fingerprint | CardProof
+ModelProof = Fingerprint | CardProof
 
 
 def digest_of(
@@ -209,7 +209,8 @@ def load_of(config: FingerprintConfig, base_dir: str | None) -> Fingerprint:
 def digest_of_probes(probes: Sequence[Probe], also: Sequence[Any]) -> str:
     """A digest, 32 hexadecimal characters, of a model's inputs and of `also`."""
     rows: list[Any] = [
-        [one.side, one.prompted if one.ids is None else one.ids.tolist()] for one in probes
+        [probe.side, probe.prompted if probe.ids is None else probe.ids.tolist()]
+        for probe in probes
     ]
     return digest_of_json([rows, *also])
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from router.errors import InvalidValue, UnknownField, suggest
 
-MOST = 32  # unknown fields in one body
+MAX_IGNORED = 32  # unknown fields in one body
 HEADER = "x-ignored-fields"
 _CHARACTERS = 80
 _SAFE = " !#$&'*+.^`|~:;=?@[]{}()<>/"
@@ -31,9 +31,10 @@ def unknown(
         if not allowed or suggest(name, (*fields, *own)):
             raise UnknownField(name, fields)
         dropped.append(name)
-        if len(dropped) > MOST:
+        if len(dropped) > MAX_IGNORED:
             raise InvalidValue(
-                f"the body has more than {MOST} fields that are not known here; leave them out"
+                f"the body has more than {MAX_IGNORED} fields that are not known here; "
+                "leave them out"
             )
     return tuple(dropped)
 

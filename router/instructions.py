@@ -11,7 +11,7 @@ from router.steps import ReplicaCounters
 
 
 class TextFailure(Protocol):
-    """Why one text of a call has no vector."""
+    """The reason why one text of a call has no vector."""
 
     @property
     def code(self) -> str: ...

@@ -82,10 +82,10 @@ def check_keys(
         if (other := owner.setdefault(key.hash, name)) != name:
             raise ValueError(f"keys.{name}: its hash is that of keys.{other}; a key has one name")
         for kind, known in (("tiers", tiers), ("models", served), ("collections", collections)):
-            for one in getattr(key, kind) or ():
-                if one not in known:
+            for item in getattr(key, kind) or ():
+                if item not in known:
                     raise ValueError(
-                        f"keys.{name}.{kind}: there is no {str(one)!r}; there are "
+                        f"keys.{name}.{kind}: there is no {str(item)!r}; there are "
                         f"{', '.join(known) or 'none'}"
                     )
         _check_defaults(f"keys.{name}.defaults", key, models, tiers, collections)

@@ -79,7 +79,7 @@ class Grant(NamedTuple):
 
 EVERYTHING = Grant("", admin=True)  # for all callers of a service without keys
 # for public pages of a service with keys
-NOBODY = Grant("", models=frozenset(), collections=frozenset())
+NO_ACCESS = Grant("", models=frozenset(), collections=frozenset())
 
 
 class Keyring:

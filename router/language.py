@@ -59,15 +59,15 @@ _SECOND_SHARE = 0.10
 _SECOND_LETTERS = 4  # weighted; a lone symbol or a unit such as µ is no second script
 # not names and acronyms, which occur in texts of every script
 _LATIN_WORDS = re.compile(r"(?<![^\W_])[a-zß-öø-ÿ]+(?![^\W_])")
-_LATIN_LEAST_WORDS = 1
+_LATIN_MIN_WORDS = 1
 _MIXED_CHARACTERS = 48  # within one script: shorter texts are not split into windows
 _MIXED_SCORE = 0.55
 _SHORT_LETTERS = 16
 # for a word or two: below this score fastText's first guess is wrong more often than right
 _SHORT_SCORE = 0.40
-_LEAST_SCORE = 0.30
+_MIN_SCORE = 0.30
 
-_CODE_LEAST_CHARACTERS = 24
+_CODE_MIN_CHARACTERS = 24
 _CODE_SCORE = 10.0  # points per 100 characters
 _CODE_SYMBOLS = b"{}[]();=<>_|&*$#\\"
 _CODE_PAIRS = (
@@ -175,18 +175,18 @@ def _is_code(text: str) -> bool:
     encoded = text.encode("utf-8", "replace")
     symbols = len(encoded) - len(encoded.translate(None, _CODE_SYMBOLS))
     sql = sum(map(count, _SQL_WORDS))
-    if len(text) < _CODE_LEAST_CHARACTERS or (symbols < max(2, 0.02 * len(text)) and not sql):
+    if len(text) < _CODE_MIN_CHARACTERS or (symbols < max(2, 0.02 * len(text)) and not sql):
         return False
-    least = _CODE_SCORE / 100 * len(text)
+    minimum = _CODE_SCORE / 100 * len(text)
     signs = sum(map(count, _CODE_PAIRS))
     points = symbols + 2 * signs + 3 * count("_") + 5 * sql
     # most code is recognised by now; the rest would double the cost
-    if points < least or not (signs or sql):
+    if points < minimum or not (signs or sql):
         words = sum(map(count, _CODE_WORDS))
         if not (signs or sql or words):
             return False  # symbols alone also occur in statistics, chemistry and prices
         points += 2 * words + 3 * len(_CODE_NAMES.findall(text))
-    return points >= least
+    return points >= minimum
 
 
 def _letters_by_script(sample: str) -> dict[str, float]:
@@ -235,7 +235,7 @@ def _writes(encoding: str, text: str) -> bool:
 def _is_second(script: str, count: float, total: float, sample: str) -> bool:
     if count < _SECOND_SHARE * total or count < _SECOND_LETTERS:
         return False
-    return script != "Latn" or len(_LATIN_WORDS.findall(sample)) >= _LATIN_LEAST_WORDS
+    return script != "Latn" or len(_LATIN_WORDS.findall(sample)) >= _LATIN_MIN_WORDS
 
 
 def _identify(sample: str, script: str, letters: float, prior: Prior) -> tuple[str | None, bool]:
@@ -247,8 +247,8 @@ def _identify(sample: str, script: str, letters: float, prior: Prior) -> tuple[s
         line = words_of(sample, script)
         if len(line) < _MIXED_CHARACTERS:
             language, score = identify(line, script, prior)
-            least = _SHORT_SCORE if letters < _SHORT_LETTERS else _LEAST_SCORE
-            return (language if score >= least else None), False
+            minimum = _SHORT_SCORE if letters < _SHORT_LETTERS else _MIN_SCORE
+            return (language if score >= minimum else None), False
         windows = _windows(line)
     answers = [(*guess(window, script), len(window)) for window in windows if window]
     sure = {
@@ -259,7 +259,7 @@ def _identify(sample: str, script: str, letters: float, prior: Prior) -> tuple[s
     differ = any(not _are_close(one, other) for one, other in combinations(sure, 2))
     if not (differ or is_long):
         language, score = identify(line[:TEXT_CHARACTERS], script, prior)
-        return (language if score >= _LEAST_SCORE else None), False
+        return (language if score >= _MIN_SCORE else None), False
     weight: dict[str | None, float] = {}
     for language, score, length in answers:
         weight[language] = weight.get(language, 0.0) + score * length
@@ -300,7 +300,7 @@ def _only(sample: str, script: str) -> str:
 
 
 def _scripts_of(sample: str) -> npt.NDArray[np.uint8]:
-    """For each character 1 + the index of its script in COUNTED_SCRIPTS, or 0."""
+    """1 + the index in COUNTED_SCRIPTS of each character's script, or 0."""
     codes = np.frombuffer(sample.encode("utf-32-le", "surrogatepass"), "<u4")
     return _script_table().take(codes, mode="clip")
 

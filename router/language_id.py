@@ -50,7 +50,7 @@ LABELS = {  # labels of fastText by script
 }
 _FEW_LABELS, _ALL_LABELS = 12, 176
 _SURE = 0.95
-_LEAST_PROBABILITY = 0.02  # added for each language, so that those fastText omits are not 0
+_MIN_PROBABILITY = 0.02  # added for each language, so that those fastText omits are not 0
 _LIKELY_LANGUAGES = 6  # languages with the highest word frequencies, in addition to fastText's
 # Nepers per centibel, times 0.4 because words are not independent draws.
 _WORD_WEIGHT = 0.4 * math.log(10) / 100
@@ -148,16 +148,16 @@ def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | No
     allowed = allowed_labels(script)
     strengths = word_frequencies.strengths(words.replace("-", " ").split())
     listed = sorted(allowed.listed, key=strengths.__getitem__, reverse=True) if strengths else []
-    most = strengths[listed[0]] if listed else 0
+    strongest = strengths[listed[0]] if listed else 0
     languages = dict.fromkeys((*known, *(LANGUAGES[index] for index in listed[:_LIKELY_LANGUAGES])))
     if prior:
         languages.update(dict.fromkeys(sorted(prior.keys() & allowed.languages)))
     weights = {}
     for language in languages:
         index = INDEX.get(language) if strengths else None
-        strength = _UNLISTED_SHARE * most if index is None else strengths[index]
-        likelihood = math.exp(_WORD_WEIGHT * (strength - most))
-        weights[language] = (known.get(language, 0.0) + _LEAST_PROBABILITY) * likelihood
+        strength = _UNLISTED_SHARE * strongest if index is None else strengths[index]
+        likelihood = math.exp(_WORD_WEIGHT * (strength - strongest))
+        weights[language] = (known.get(language, 0.0) + _MIN_PROBABILITY) * likelihood
         if prior:
             weights[language] *= prior.get(language, 1.0)
     best = max(weights, key=weights.__getitem__, default="")

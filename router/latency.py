@@ -18,7 +18,7 @@ import operator
 from router.domain import Curve
 
 MARGIN_ETA = 0.2
-AIM_ETA, MOST_AIM = 0.1, 1.5
+AIM_ETA, MAX_AIM = 0.1, 1.5
 BIAS_GAIN, BIAS_CLIP = 0.2, 0.4
 CROWD_ETA = 0.5  # three late answers multiply `crowding` by 4; decision 12 compares others
 
@@ -136,8 +136,8 @@ class ProfileLearner:
 
     FORGET = 0.99
     ALIKE, APART = 100.0, 9.0  # variances, in units of a step's squared relative error
-    MOST = 2.0  # a step counts as at most this many times the expected time, because of stalls
-    FIRST, MOST_FIRST = 10, 8.0  # the limit for the first steps: the device can be much slower
+    MAX_RATIO = 2.0  # a step counts as at most this many times the expected time, because of stalls
+    FIRST, MAX_FIRST = 10, 8.0  # the limit for the first steps: the device can be much slower
     FLAT_GAIN, FLAT_CLIP = 0.03, 0.7
 
     def __init__(self, prior: Curve) -> None:
@@ -179,7 +179,7 @@ class ProfileLearner:
         terms = [term / line_s for term in terms]
         toward = [sum(map(operator.mul, row, terms)) for row in self._covariance]
         spread = max(sum(map(operator.mul, toward, terms)), 1e-9)
-        most = self.MOST if self.count > self.FIRST else self.MOST_FIRST
+        most = self.MAX_RATIO if self.count > self.FIRST else self.MAX_FIRST
         gain = (min(seconds / line_s, most) - 1.0) / (self.FORGET + spread)
         # Only what the step shows is forgotten (directional forgetting, Kulhavy 1987). If all were,
         # steps of one size would make the variance of the rest grow without bound, and a little
@@ -243,7 +243,7 @@ class Quantile:
         highest: float = 100.0,
     ) -> None:
         if not 0.0 < share < 1.0:
-            raise ValueError(f"the share that may be exceeded lies between 0 and 1, not {share}")
+            raise ValueError(f"the share that can be exceeded lies between 0 and 1, not {share}")
         self.share, self.eta, self.value, self.lowest, self.highest = (
             share,
             eta,
@@ -272,19 +272,19 @@ class Correction:
 
     __slots__ = ("_crowding", "_margin", "_missed", "_share", "bias", "crowding", "margin")
 
-    LEAST_MARGIN = 0.5
-    LEAST_BIAS = 0.1
-    MOST_BIAS = 100.0
-    MOST_CROWDING = 10.0  # calls that waited for a hung replica must not stop all traffic
+    MIN_MARGIN = 0.5
+    MIN_BIAS = 0.1
+    MAX_BIAS = 100.0
+    MAX_CROWDING = 10.0  # calls that waited for a hung replica must not stop all traffic
 
     def __init__(self, miss_share: float) -> None:
         # factor on the curve that makes half of the predictions too long and half too short
         self.bias = 1.0
         # factor on the corrected prediction that only the declared share of requests exceeds
         self.margin = 1.0
-        self._margin = Quantile(miss_share, MARGIN_ETA, lowest=self.LEAST_MARGIN)
+        self._margin = Quantile(miss_share, MARGIN_ETA, lowest=self.MIN_MARGIN)
         self.crowding = 1.0
-        self._crowding = Quantile(miss_share, CROWD_ETA, 1.0, 1.0, self.MOST_CROWDING)
+        self._crowding = Quantile(miss_share, CROWD_ETA, 1.0, 1.0, self.MAX_CROWDING)
         self._share = miss_share
         self._missed = 0.0  # misses above (> 0) or below the declared share, in steps of AIM_ETA
 
@@ -305,7 +305,7 @@ class Correction:
         """
         self.relax(1)
         lowered = self.bias * math.exp(-BIAS_GAIN * BIAS_CLIP * self._share)
-        self.bias = max(lowered, self.LEAST_BIAS)
+        self.bias = max(lowered, self.MIN_BIAS)
 
     def observe(
         self,
@@ -328,11 +328,9 @@ class Correction:
         if joined:
             return
         missed = actual_s > predicted_s * (self.margin if margin is None else margin)
-        self._missed = min(
-            max(self._missed + AIM_ETA * (missed - self._share), -MOST_AIM), MOST_AIM
-        )
+        self._missed = min(max(self._missed + AIM_ETA * (missed - self._share), -MAX_AIM), MAX_AIM)
         self._margin.share = min(self._share * math.exp(-self._missed), 0.5)
         self._margin.observe(ratio)
         self.margin = self._margin.value
         self.bias *= math.exp(BIAS_GAIN * min(max(math.log(ratio), -BIAS_CLIP), BIAS_CLIP))
-        self.bias = min(max(self.bias, self.LEAST_BIAS), self.MOST_BIAS)
+        self.bias = min(max(self.bias, self.MIN_BIAS), self.MAX_BIAS)

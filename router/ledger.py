@@ -65,8 +65,8 @@ class Replica:
         return own + int(others * (1.0 - age_s / REPORT_LIFE_S)) if age_s < REPORT_LIFE_S else own
 
     def after_steps(self, ahead: int, curve: Curve, bias: float, now: float) -> tuple[int, float]:
-        """How many of `ahead` outstanding tokens wait behind the known steps, and the seconds until
-        those end.
+        """The number of `ahead` outstanding tokens that wait behind the known steps, and the
+        seconds until those end.
         """
         running = min(self._step_tokens, ahead, curve.batch_tokens)
         steps_s = curve.step(running)
@@ -126,7 +126,7 @@ class Ledger:
 
     `calls_in_flight` is, for every model, the maximum of this router's calls at one of its
     replicas. `routers` is the number of router replicas that share the load evenly, including this
-    one; set it when that changes. `cards` knows which replicas share a device.
+    one; set it when that changes. `cards` lists which replicas share a device.
     """
 
     __slots__ = ("_cards", "_pools", "on_last_lost", "routers")

@@ -27,7 +27,7 @@ class Limits(Section):
     client_address_header: str | None = None  # written by a proxy that you trust
     max_file_bytes: PositiveInt = 200 * 1024 * 1024  # of POST /v1/files
     max_answer_bytes: PositiveInt = 256 * 1024 * 1024  # not read yet by clients; half for one
-    # how far a reader may fall behind 1,000 bytes a second before it is disconnected
+    # how far a reader can fall behind 1,000 bytes a second before it is disconnected
     send_timeout_s: PositiveFloat = 10.0
     max_headers: PositiveInt = 100
     max_header_bytes: PositiveInt = 32 * 1024

@@ -20,7 +20,7 @@ FORMAT = "embedding-router measured 1"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What searches with other models keep of a search with the native model of `space`."""
+    """The share of a search with the native model of `space` that other models keep."""
 
     space: Space  # recall is relative to a search with its native model
     # by model (an encoder of `space`) or by MODEL/DIMENSIONS (a search in that space's own index)

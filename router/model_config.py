@@ -13,7 +13,7 @@ from pydantic import (
 
 from router.codes import by_language
 from router.engine_config import (
-    Engine,
+    EngineConfig,
     Flag,
     Float,
     NonNegativeFloat,
@@ -92,8 +92,8 @@ class CardExample(Section):
 
 
 class FingerprintConfig(Section):
-    """How a replica proves that its weights made this model's vectors: by a file of stored vectors
-    or by the model's card. A path alone is `file`.
+    """The proof that a replica's weights made this model's vectors: a file of stored vectors or the
+    model's card. A path alone is `file`.
     """
 
     file: str | None = None  # made by `embedding-router fingerprint`
@@ -127,7 +127,7 @@ class LongTextsConfig(Section):
 
 
 STUDENT = "student"
-MOST_TOKENS = 512  # a student reads no more of a text
+MAX_TOKENS = 512  # a student reads no more of a text
 # A query takes about 0.1 ms in the router's process.
 STUDENT_CURVE = {
     "fixed_s": 0.0001,
@@ -155,7 +155,7 @@ NOT_OF_A_STUDENT = (
 class ModelConfig(Section):
     """One embedding model, served by one deployment of its name; a student has no deployment."""
 
-    engine: Engine
+    engine: EngineConfig
     # the space of another model, whose vectors this model makes; it then has no tier and no rank
     space_of: str | None = None
     proof: str | None = None  # the file that says what it keeps of that space
@@ -205,7 +205,7 @@ class ModelConfig(Section):
                 "a student needs `space_of`: MODEL/DIMENSIONS, the space whose queries it makes"
             )
         size = str(data.get("space_of")).rpartition("/")[2]
-        given = {"max_tokens": MOST_TOKENS, "curve": STUDENT_CURVE}
+        given = {"max_tokens": MAX_TOKENS, "curve": STUDENT_CURVE}
         if size.isascii() and size.isdecimal() and int(size):
             given["dimensions"] = int(size)
         return {**given, **{key: value for key, value in data.items() if value is not None}}
@@ -226,10 +226,8 @@ class ModelConfig(Section):
                     call_default_factory=True
                 ):
                     raise ValueError(f"a student has no `{key}`; remove it")
-            if self.max_tokens > MOST_TOKENS:
-                raise ValueError(
-                    f"a student reads at most {MOST_TOKENS} tokens; lower `max_tokens`"
-                )
+            if self.max_tokens > MAX_TOKENS:
+                raise ValueError(f"a student reads at most {MAX_TOKENS} tokens; lower `max_tokens`")
             if not self.space_of.endswith(f"/{self.dimensions}"):
                 raise ValueError("a student's dimensions are those of `space_of`; remove them")
         return self

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from router.config import RouterArgs
-from router.domain import Tier
+from router.domain import TIERS
 from router.error_base import SIDES as SIDES
 from router.errors import InvalidValue
 from router.schema import Side
@@ -23,7 +23,6 @@ from router.space import Space
 PREFIX = "/in/"
 _BUDGET = re.compile(r"(.+)@([0-9]{1,12}(?:\.[0-9]{1,9})?)ms", re.IGNORECASE | re.DOTALL)
 _SIDE = re.compile(r"(.+)-(query|document)", re.IGNORECASE | re.DOTALL)
-_TIERS = frozenset(tier.value for tier in Tier)
 
 
 class Vocabulary(Protocol):
@@ -94,7 +93,7 @@ def read_name(vocabulary: Vocabulary, text: str) -> Name:
 
 def _whole(vocabulary: Vocabulary, text: str) -> Name | None:
     """Read `text` as a name without a suffix; None if the config has no such name."""
-    if text.lower() in _TIERS or vocabulary.lookup(text) is not None:
+    if text.lower() in TIERS or vocabulary.lookup(text) is not None:
         return Name(model=text)
     if (collection := vocabulary.collection_named(text)) is not None:
         return Name(space=collection)
@@ -116,14 +115,14 @@ def ambiguities(vocabulary: Vocabulary, args: RouterArgs) -> Iterator[str]:
         for name in (id, *reranker.aliases):
             places[name] = f"rerankers.{id}", f"the reranker {id}"
     for text, (place, own) in places.items():
-        other = next((one for one in _meanings(vocabulary, text) if one != own), None)
+        other = next((meaning for meaning in _meanings(vocabulary, text) if meaning != own), None)
         if other is not None:
             yield f"{place}: as a request's model {text!r} also means {other}; choose another name"
 
 
 def _meanings(vocabulary: Vocabulary, text: str) -> Iterator[str]:
     """Yield everything that a text means as the `model` of an embedding request, in words."""
-    if text.lower() in _TIERS:
+    if text.lower() in TIERS:
         yield f"the tier {text.lower()}"
     if (model := vocabulary.lookup(text)) is not None:
         yield f"the model {model}"

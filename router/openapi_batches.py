@@ -101,5 +101,5 @@ def batch_operations() -> Json:
     }
 
 
-def _limit(most: int, usual: int) -> Json:
-    return query("limit", {"type": "integer", "minimum": 1, "maximum": most, "default": usual})
+def _limit(limit: int, usual: int) -> Json:
+    return query("limit", {"type": "integer", "minimum": 1, "maximum": limit, "default": usual})

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from router import ignoring
 from router.answers import ReasonLabel
-from router.encoders import Kind
+from router.encoders import EncoderKind
 from router.openapi_schemas import Json, ref
 
 STRING: Json = {"type": "string"}
@@ -16,11 +16,11 @@ ON_ADMIN = (401, 403, 500)
 ON_KEY = (400, 401, 403, 404, 500)
 _MS = {"type": "number", "minimum": 0}
 
-_SAID: dict[str, tuple[str, Json]] = {
+_DESCRIBED: dict[str, tuple[str, Json]] = {
     "x-request-id": ("Of this request: the caller's own, or a new one.", STRING),
     "x-embedding-model": ("routing.model", STRING),
     "x-embedding-space": ("routing.space", STRING),
-    "x-embedding-encoder": ("routing.encoder", TypeAdapter(Kind).json_schema()),
+    "x-embedding-encoder": ("routing.encoder", TypeAdapter(EncoderKind).json_schema()),
     "x-expected-recall": (
         "routing.expected_recall, where it is not null.",
         {"type": "number", "minimum": 0, "maximum": 1},
@@ -34,7 +34,7 @@ _SAID: dict[str, tuple[str, Json]] = {
 }
 OF_VECTORS = ("x-embedding-space", "x-embedding-encoder", "x-expected-recall")
 HEADERS: Json = {
-    name: {"description": text, "schema": schema} for name, (text, schema) in _SAID.items()
+    name: {"description": text, "schema": schema} for name, (text, schema) in _DESCRIBED.items()
 } | {
     f"x-ratelimit-{what}-{kind}": {
         "description": f"{text} {kind}, where the key has such a limit.",
@@ -104,7 +104,9 @@ def operation(id: str, ok: Json, statuses: tuple[int, ...] = (), **more: Any) ->
     """An operation, with its success response and a response for each error status. The table of
     routes has its summary.
     """
-    refused = {str(one): {"$ref": f"#/components/responses/{one}"} for one in sorted(statuses)}
+    refused = {
+        str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(statuses)
+    }
     return {
         "operationId": id,
         **more,

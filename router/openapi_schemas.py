@@ -82,28 +82,28 @@ def _schemas() -> Json:
                 ref_template=REFERENCE, mode=mode, schema_generator=_WithoutTitles
             )
             inner = schema.pop("$defs", {})
-            for each, one in {**inner, name: schema}.items():
+            for each, item in {**inner, name: schema}.items():
                 if not each.startswith("_"):
                     published = _PUBLISHED.get(each, each)
-                    title = {"title": published} if "title" in one else {}
-                    made[published] = _in_place(one, inner) | title
+                    title = {"title": published} if "title" in item else {}
+                    made[published] = _in_place(item, inner) | title
     return made
 
 
 def _in_place(value: Any, inner: Json) -> Any:
     """Inline the schemas of private types where they are used."""
     if isinstance(value, list):
-        return [_in_place(one, inner) for one in value]
+        return [_in_place(item, inner) for item in value]
     if not isinstance(value, dict):
         return value
     reference = value.get("$ref")
     if isinstance(reference, str):
         name = reference.rpartition("/")[2]
         if name.startswith("_"):
-            rest = {key: one for key, one in value.items() if key != "$ref"}
+            rest = {key: entry for key, entry in value.items() if key != "$ref"}
             return _in_place(inner[name] | rest, inner)
         return value | ref(_PUBLISHED.get(name, name))
-    return {key: _in_place(one, inner) for key, one in value.items()}
+    return {key: _in_place(entry, inner) for key, entry in value.items()}
 
 
 SCHEMAS = _schemas()

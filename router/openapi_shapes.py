@@ -24,7 +24,7 @@ def one_of(*names: str) -> Json:
 
 def rerank(catalogue: Catalogue) -> Json:
     """The operation of `rerank`."""
-    headers = {name: one for name, one in HEADERS.items() if name not in OF_VECTORS}
+    headers = {name: header for name, header in HEADERS.items() if name not in OF_VECTORS}
     ranked = one_of("RerankResponse", "TeiRerankResponse")
     made = operation(
         "rerank",
@@ -32,7 +32,7 @@ def rerank(catalogue: Catalogue) -> Json:
         | {"headers": headers},
         description="Cohere's and Jina's endpoint. One reranker reads all documents. A body with "
         "`texts` is one of Text Embeddings Inference, and has its answers and errors.",
-        parameters=[one for one in BY_HEADER if not one["$ref"].endswith("Space")],
+        parameters=[field for field in BY_HEADER if not field["$ref"].endswith("Space")],
         requestBody=body(
             content(
                 one_of("RerankRequest", "TeiRerankRequest"),

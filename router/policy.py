@@ -107,17 +107,16 @@ def decide(
     whys[chosen] = CHOSEN
     gain = 0.0 if chosen == target else gain_over(request, models[chosen], models[target])
     return Decision(
-        chosen,
-        target,
-        reason,
-        rule if reason is RULE else None,
-        fits[chosen].total_s,
-        fits[chosen].wait_s,
-        gain < 0.0,
-        whys,
-        fits,
-        None,
-        chosen != target and gain <= 0.0 and reason in (BUDGET, LATE),
+        model=chosen,
+        target=target,
+        reason=reason,
+        rule=rule if reason is RULE else None,
+        predicted_s=fits[chosen].total_s,
+        wait_s=fits[chosen].wait_s,
+        degraded=gain < 0.0,
+        whys=whys,
+        predictions=fits,
+        pushed_down=chosen != target and gain <= 0.0 and reason in (BUDGET, LATE),
     )
 
 
@@ -246,7 +245,18 @@ def _refusal(
     fits: dict[str, Prediction],
     retry_after_s: float | None = None,
 ) -> Decision:
-    return Decision(None, target, reason, None, None, None, False, whys, fits, retry_after_s)
+    return Decision(
+        model=None,
+        target=target,
+        reason=reason,
+        rule=None,
+        predicted_s=None,
+        wait_s=None,
+        degraded=False,
+        whys=whys,
+        predictions=fits,
+        retry_after_s=retry_after_s,
+    )
 
 
 def _retry_after_s(

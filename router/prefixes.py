@@ -5,7 +5,7 @@ caches prefixes. Pure.
 from collections import OrderedDict
 from collections.abc import Container
 
-MOST = 1024  # most recently used prefixes that are kept
+MAX_PREFIXES = 1024  # most recently used prefixes that are kept
 
 
 class PrefixHomes:
@@ -28,5 +28,5 @@ class PrefixHomes:
         if self._homes.get(prefix) not in able:
             self._homes[prefix] = replica
         self._homes.move_to_end(prefix)
-        if len(self._homes) > MOST:
+        if len(self._homes) > MAX_PREFIXES:
             self._homes.popitem(last=False)

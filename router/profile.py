@@ -15,7 +15,7 @@ class ProfileError(ValueError):
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
-Share = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+ErrorShare = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -35,10 +35,10 @@ class ProfileCurve(_Strict):
 
 
 class ProfileFit(_Strict):
-    """How well the curve fits the points."""
+    """The quality of the curve's fit to the points."""
 
-    median_error: Share
-    p95_error: Share
+    median_error: ErrorShare
+    p95_error: ErrorShare
     points: PositiveInt
 
 

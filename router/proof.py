@@ -15,19 +15,18 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from router.arrays import Indices
 from router.retrieval import Found, Scores, ndcg, recall
 
 Documents = Literal["growing", "fixed"]
 Judged = Literal["judgements", "neighbours"]
-Rows = npt.NDArray[np.int64]
 
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percentiles
 FOLDS = 3
-MOST_FOLDS = 40
-MOST_LEFT_OUT = 0.5  # of the documents, in any fold
+MAX_FOLDS = 40
+MAX_LEFT_OUT = 0.5  # of the documents, in any fold
 
 
 class RetainedQuality(NamedTuple):
@@ -46,7 +45,7 @@ class RetainedQuality(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The kept quality of an encoder, for documents in its fit and for documents left out of it."""
+    """The retained quality of an encoder, for documents in its fit and documents left out of it."""
 
     # the user's own relevance judgements, or the neighbours that the space's own model finds
     judged_by: Judged
@@ -163,7 +162,7 @@ def _share(part: Scores, whole: Scores) -> tuple[float, float, float]:
     return float(part.mean() / whole.mean()), float(low), float(high)
 
 
-def folds(relevant: Sequence[Collection[int]], documents: int, fewest: int = 0) -> list[Rows]:
+def folds(relevant: Sequence[Collection[int]], documents: int, fewest: int = 0) -> list[Indices]:
     """Split queries into folds, so that the documents relevant to one fold can be left out of a
     fit.
 
@@ -175,17 +174,17 @@ def folds(relevant: Sequence[Collection[int]], documents: int, fewest: int = 0) 
     count = min(FOLDS, len(order))
     while True:
         split = [np.sort(rows) for rows in np.array_split(order, count)]
-        most = max(len(left_out(relevant, rows)) for rows in split)
-        if most <= min(MOST_LEFT_OUT * documents, documents - fewest):
+        worst = max(len(left_out(relevant, rows)) for rows in split)
+        if worst <= min(MAX_LEFT_OUT * documents, documents - fewest):
             return split
-        if count >= min(MOST_FOLDS, len(order)):
+        if count >= min(MAX_FOLDS, len(order)):
             raise ValueError(
-                f"to judge documents left out, {most} of {documents} documents would have to be "
+                f"to judge documents left out, {worst} of {documents} documents would have to be "
                 "left out at a time; give more documents"
             )
-        count = min(2 * count, MOST_FOLDS, len(order))
+        count = min(2 * count, MAX_FOLDS, len(order))
 
 
-def left_out(relevant: Sequence[Collection[int]], rows: Rows) -> set[int]:
+def left_out(relevant: Sequence[Collection[int]], rows: Indices) -> set[int]:
     """All documents that are relevant to one of these queries."""
     return {document for row in rows.tolist() for document in relevant[row]}

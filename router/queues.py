@@ -191,7 +191,7 @@ class Queues(Generic[C]):
         All are of one group. No chunk that the replica `exclude_failed_at` failed joins the first.
         """
         chunks: list[C] = []
-        most_tokens, most_rows, most_bytes = self._limits.call_size
+        max_tokens, max_rows, max_bytes = self._limits.call_size
         size = bulk_size(self._limits, self._feedback) if self.bulk.tokens else None
         tokens = rows = text_bytes = bulk_sq = 0
         for queue in self._in_order(SMALL, free):
@@ -200,9 +200,9 @@ class Queues(Generic[C]):
                 if chunk.bulk and size is not None:
                     bulk_sq += chunk.tokens_sq(size.attention_tokens)
                 if chunks and (
-                    count > most_tokens
-                    or texts > most_rows
-                    or text_bytes + chunk.text_bytes > most_bytes
+                    count > max_tokens
+                    or texts > max_rows
+                    or text_bytes + chunk.text_bytes > max_bytes
                     or chunk.group != chunks[0].group
                     or (exclude_failed_at is not None and chunk.failed_at == exclude_failed_at)
                     or (chunk.bulk and size is not None and size.exceeded(count, bulk_sq, texts))

@@ -25,16 +25,16 @@ SILENT_S = 3 * EXCHANGE_S  # without a report, after which a router counts as si
 # after which a silent router is gone for good: its id is not used again
 FORGET_S = 600.0
 ROUNDING = 1e-9
-LEAST_FILL_S = 1e-3  # one request reads a bucket five times, and fills it once
+MIN_FILL_S = 1e-3  # one request reads a bucket five times, and fills it once
 
-Kind = Literal["requests", "tokens"]
+LimitKind = Literal["requests", "tokens"]
 
 
 class Limit(NamedTuple):
     """The identity of a bucket: a changed limit gets another bucket, which is full."""
 
     key: str  # the key's name
-    kind: Kind
+    kind: LimitKind
     per_minute: int
 
 
@@ -82,7 +82,7 @@ class Bucket:
     def advance(self, now: float) -> None:
         """Fill for the time since the last call, if that is at least a millisecond."""
         passed_s = now - self.at_s
-        if passed_s >= LEAST_FILL_S:
+        if passed_s >= MIN_FILL_S:
             self.at_s = now
             self.level = min(
                 float(self.per_minute), self.level + passed_s * self.present * self.per_s
@@ -138,8 +138,8 @@ class Bucket:
         self.advance(now)
         return BucketReport(self.used, self.allowance, self.demand, self.level, now - self.born_s)
 
-    def heard(self, router: str, report: BucketReport, now: float, knows_me: bool) -> None:
-        """Take in the report of another router; `knows_me` if its level includes what this router
+    def heard(self, router: str, report: BucketReport, now: float, counts_own: bool) -> None:
+        """Take in the report of another router; `counts_own` if its level includes what this router
         spent.
         """
         self.advance(now)
@@ -149,7 +149,7 @@ class Bucket:
         elif report.age_s < now - self.born_s:
             self.level -= report.used
         else:  # the older router has seen what was spent before this one started
-            self.level = min(self.level, report.level - (0.0 if knows_me else self.used))
+            self.level = min(self.level, report.level - (0.0 if counts_own else self.used))
         # When separated routers meet again, the debt is a minute's worth at most.
         self.level = max(self.level, -float(self.per_minute))
         self._heard[router] = _Heard(report.used, report.allowance, report.demand, now)
@@ -161,10 +161,16 @@ class Bucket:
         `routers` is the number of routers, this one included.
         """
         self.advance(now)
-        self._heard = {name: one for name, one in self._heard.items() if now - one.at_s <= FORGET_S}
-        others = [one for one in self._heard.values() if now - one.at_s <= SILENT_S]
+        self._heard = {
+            name: report for name, report in self._heard.items() if now - report.at_s <= FORGET_S
+        }
+        others = [report for report in self._heard.values() if now - report.at_s <= SILENT_S]
         silent = sorted(
-            (max(0.0, one.allowance) for one in self._heard.values() if now - one.at_s > SILENT_S),
+            (
+                max(0.0, report.allowance)
+                for report in self._heard.values()
+                if now - report.at_s > SILENT_S
+            ),
             reverse=True,
         )
         present = len(others) + 1
@@ -172,10 +178,12 @@ class Bucket:
         self.present = present / self.routers
         missing = self.routers - present
         unknown = max(0, missing - len(silent)) * self.per_minute / self.routers
-        demand = self.demand + sum(one.demand for one in others)
+        demand = self.demand + sum(other.demand for other in others)
         by_demand = self.demand / demand if demand > 0 else 1.0 / present
         self.share = self.present * (EVEN_PART / present + (1.0 - EVEN_PART) * by_demand)
-        promised = sum(max(0.0, one.allowance) for one in others) + sum(silent[:missing]) + unknown
+        promised = (
+            sum(max(0.0, other.allowance) for other in others) + sum(silent[:missing]) + unknown
+        )
         fair = min(self.share * self.level, self.level - promised)
         # A debt remains a debt: it is part of the level that the share is taken of.
         self.allowance = min(self.allowance, fair) if shrink_only else fair
@@ -217,7 +225,7 @@ class Quotas:
         replies = {}
         for limit, report in reports.items():
             bucket = self.bucket(limit, now)
-            bucket.heard(router, report, now, knows_me=False)
+            bucket.heard(router, report, now, counts_own=False)
             bucket.share_out(self.routers, now, shrink_only=True)
             replies[limit] = bucket.report(now)
         return replies
@@ -226,7 +234,7 @@ class Quotas:
         """Take in the replies of all routers that answered, and take the share that follows."""
         for router, reports in replies.items():
             for limit, report in reports.items():
-                self.bucket(limit, now).heard(router, report, now, knows_me=True)
+                self.bucket(limit, now).heard(router, report, now, counts_own=True)
         for bucket in self._buckets.values():
             bucket.share_out(self.routers, now)
 

@@ -20,7 +20,7 @@ from router.policy import decide
 from router.routing_config import NamedTier, RoutingConfig
 
 REFUSED = "refused"
-LEAST_FALL = 0.005  # points; smaller differences of means are rounding
+MIN_FALL = 0.005  # points; smaller differences of means are rounding
 
 
 class Other(NamedTuple):
@@ -91,7 +91,7 @@ class LogSlice(NamedTuple):
         return (
             self.quality_before is not None
             and self.quality_after is not None
-            and self.quality_before - self.quality_after > LEAST_FALL
+            and self.quality_before - self.quality_after > MIN_FALL
         )
 
 
@@ -129,7 +129,7 @@ class Summary(NamedTuple):
             "measured": self.measured._asdict(),
             "moved": moved,
             "changed": self.changed,
-            "slices": [{**one._asdict(), "falls": one.falls} for one in self.slices],
+            "slices": [{**item._asdict(), "falls": item.falls} for item in self.slices],
         }
 
 
@@ -173,16 +173,16 @@ def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
         after.append(decision)
         changed += decision != entry.decision
         if decision.model != entry.decision.model:
-            way = (entry.decision.model or REFUSED, decision.model or REFUSED)
-            moved.setdefault(way, Counter())[decision.label] += 1
-    ways = sorted(moved.items(), key=lambda way: -way[1].total())
+            change = (entry.decision.model or REFUSED, decision.model or REFUSED)
+            moved.setdefault(change, Counter())[decision.label] += 1
+    changes = sorted(moved.items(), key=lambda change: -change[1].total())
     return Summary(
         requests=len(entries),
         budgets=sum(entry.request.deadline_s is not None for entry in entries),
         before=_side(entries, before),
         after=_side(entries, after),
         measured=_measured(entries),
-        moved={way: dict(reasons.most_common()) for way, reasons in ways},
+        moved={change: dict(reasons.most_common()) for change, reasons in changes},
         changed=changed,
         slices=_slices(entries, before, after),
     )
@@ -200,7 +200,7 @@ def _slices(
         for key, places in groups.items()
         if any(before[place].model != after[place].model for place in places)
     ]
-    return tuple(sorted(made, key=lambda one: -one.moved))
+    return tuple(sorted(made, key=lambda item: -item.moved))
 
 
 def _kinds(features: Features) -> Iterator[tuple[str, str]]:

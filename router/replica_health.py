@@ -17,7 +17,7 @@ from router.ledger import Ledger
 # engine failures in a row, without an answer between, that eject the replica
 FAILURES_IN_A_ROW = 5
 EJECTION_S = 2.0  # a failed replica gets no calls for this time
-MOST_EJECTION_S = 30.0  # the time doubles with each failure, up to this
+MAX_EJECTION_S = 30.0  # the time doubles with each failure, up to this
 
 
 class ReplicaEjection:
@@ -37,7 +37,7 @@ class ReplicaEjection:
     def add(self, replica: str, now: float) -> None:
         """Eject a replica that failed."""
         strikes = self._strikes[replica] = self._strikes.get(replica, 0) + 1
-        self._until_s[replica] = now + min(EJECTION_S * 2 ** (strikes - 1), MOST_EJECTION_S)
+        self._until_s[replica] = now + min(EJECTION_S * 2 ** (strikes - 1), MAX_EJECTION_S)
 
     def answered(self, replica: str) -> None:
         """Reset the count of a replica that answered: its next failure is again the first."""

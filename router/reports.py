@@ -47,7 +47,7 @@ class _TierRow(TypedDict):
     p50_ms: float | None
     p95_ms: float | None
     predicted_ms: dict[str, float]
-    """For one text of so many tokens, now."""
+    """Predictions for one text of so many tokens, now."""
     replicas_ready: int
     load: _Load
     good_for: str
@@ -55,7 +55,7 @@ class _TierRow(TypedDict):
     """Seconds of each phase of the last replica's start: import, download, load, compile, warm_up,
     proof."""
     fingerprint: str | None
-    """What its replicas have proved to be."""
+    """The identity that its replicas have proved."""
 
 
 class RerankerLoad(TypedDict):
@@ -92,16 +92,16 @@ class Tiers(TypedDict):
     tiers: dict[str, str]
     """The model that each tier names."""
     collections: AnyObject
-    """What each collection's name means as a request's space."""
+    """The space that each collection's name selects in a request."""
     reload_error: str | None
     """The last config change was rejected; an admin key sees why."""
     router: str
-    """The router replica that answers; loads and latencies are as it knows them."""
+    """The router replica that answers; loads and latencies are as it sees them."""
     routers: int
-    """How many router replicas there are."""
+    """The number of router replicas."""
     front: Literal["haproxy", "serve"]
-    """What takes connections in front of the routers: HAProxy, or Serve's own Python proxy, which
-    answers fewer requests."""
+    """The proxy in front of the routers: HAProxy, or Serve's own Python proxy, which answers fewer
+    requests."""
     data: list[_TierRow]
     rerank_tiers: dict[str, str]
     rerankers: list[Reranker]
@@ -122,7 +122,7 @@ class _Recent(TypedDict):
     at_s: float
     """Seconds since 1970."""
     tokens: int | None
-    """Of the texts that were not in the cache."""
+    """Tokens of the texts that were not in the cache."""
     language: str | None
     script: str | None
     mixed: bool
@@ -145,11 +145,11 @@ class _Recent(TypedDict):
     outcome: str
     """answered, cancelled, or the code of the error."""
     stamps_ms: NotRequired[dict[str, float]]
-    """With `stamps: true`: when the request passed each point of its way, in milliseconds since it
-    arrived."""
+    """With `stamps: true`: the times at which the request passed each point, in milliseconds since
+    its arrival."""
     call_texts: NotRequired[int | None]
-    """With `stamps: true`: texts of the call to a replica that carried the last of its texts, those
-    of other requests too."""
+    """With `stamps: true`: the number of texts, also of other requests, in the call to a replica
+    that carried the last of its texts."""
 
 
 @described
@@ -160,7 +160,7 @@ class Decisions(TypedDict):
     router: str
     """The router replica whose decisions these are."""
     routers: int
-    """How many router replicas there are."""
+    """The number of router replicas."""
     next: str
     """The value of `after` that returns the following ones."""
     missed: int
@@ -183,7 +183,7 @@ class _Side(TypedDict):
     p50_ms: float | None
     p95_ms: float | None
     models: dict[str, int]
-    """By the model that answers, or `refused`."""
+    """Requests by the model that answers, or `refused`."""
     quality: float | None
     degraded: int
     misses: int
@@ -212,7 +212,7 @@ class _Slice(TypedDict):
 
 @described
 class WhatIfReport(TypedDict):
-    """How the last requests would have moved under other rules."""
+    """The changes of the last requests under other rules."""
 
     object: Literal["what_if"]
     router: str

@@ -158,19 +158,19 @@ def check_rerankers(
     routing: RoutingConfig,
 ) -> None:
     """Raise ValueError if rerankers and embedding models do not fit together."""
-    names = {name.lower(): id for id, one in models.items() for name in (id, *one.aliases)}
-    for id, one in rerankers.items():
-        if one.similarity is not None and one.similarity not in models:
+    names = {name.lower(): id for id, model in models.items() for name in (id, *model.aliases)}
+    for id, reranker in rerankers.items():
+        if reranker.similarity is not None and reranker.similarity not in models:
             raise ValueError(
-                f"rerankers.{id}.engine.model: {one.similarity!r} is not an embedding model; "
+                f"rerankers.{id}.engine.model: {reranker.similarity!r} is not an embedding model; "
                 f"models are {', '.join(models)}"
             )
-        if one.similarity is not None and models[one.similarity].engine.in_router:
+        if reranker.similarity is not None and models[reranker.similarity].engine.in_router:
             raise ValueError(
-                f"rerankers.{id}.engine.model: {one.similarity} has no deployment; name the model "
-                "that it stands for"
+                f"rerankers.{id}.engine.model: {reranker.similarity} has no deployment; name "
+                "the model that it stands for"
             )
-        for name in (id, *one.aliases):
+        for name in (id, *reranker.aliases):
             if (other := names.setdefault(name.lower(), id)) != id or id in models:
                 raise ValueError(
                     f"rerankers.{id}: the name {name!r} already means {other}; choose another"

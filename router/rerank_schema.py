@@ -28,6 +28,7 @@ from router.ignoring import Ignore, unknown
 from router.names import Name
 from router.rerank_config import Score
 from router.schema import (
+    TEXT_SCHEMA,
     EmbeddingsBody,
     EmbeddingsRequest,
     Given,
@@ -41,7 +42,6 @@ DOCUMENTS = field("documents")
 OR_MODEL = ", or name another model"
 # names in errors that differ from those of /v1/embeddings
 NAMES = {'{"input": "text"}': '{"query": "text", "documents": ["text"]}', "input": "documents"}
-_TEXT_SCHEMA = {"type": "string", "minLength": 1}
 _DOCUMENTS_SCHEMA = {
     "title": "Documents",
     "description": "At most limits.max_documents (1000) texts, or objects with a text.",
@@ -49,10 +49,10 @@ _DOCUMENTS_SCHEMA = {
     "minItems": 1,
     "items": {
         "anyOf": [
-            _TEXT_SCHEMA,
+            TEXT_SCHEMA,
             {
                 "type": "object",
-                "properties": {"text": _TEXT_SCHEMA},
+                "properties": {"text": TEXT_SCHEMA},
                 "required": ["text"],
                 "additionalProperties": False,
             },
@@ -68,7 +68,7 @@ def _same(name: str, description: str | None = None) -> Any:
 
 
 class RerankBody(BaseModel):
-    """What a caller sends, as it is published; `query` and `documents` are checked by `parse`,
+    """The published body of a request; `query` and `documents` are checked by `parse`,
     which is faster and can say what is wrong.
     """
 
@@ -82,7 +82,7 @@ class RerankBody(BaseModel):
         },
     )
 
-    query: Annotated[Any, WithJsonSchema(_TEXT_SCHEMA)]
+    query: Annotated[Any, WithJsonSchema(TEXT_SCHEMA)]
     documents: Annotated[Any, WithJsonSchema(_DOCUMENTS_SCHEMA)]
     model: str | None = Field(
         None, min_length=1, description="A reranker's id, or a tier: auto (default), fast, ..."
@@ -172,10 +172,10 @@ def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> 
     rerankers = ", ".join(context.catalogue.models)
     with explained(f", and name what ranks in model: auto, or one of the rerankers {rerankers}"):
         ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
-    data = {name: one for name, one in data.items() if name not in ignored}
+    data = {name: item for name, item in data.items() if name not in ignored}
     query = read_query(data.get("query"))
     documents = read_documents(data.get("documents"), context.limits)
-    small = dumped({name: None if name in _TEXTS else one for name, one in data.items()})
+    small = dumped({name: None if name in _TEXTS else item for name, item in data.items()})
     try:
         given = RerankBody.model_validate_json(small)
     except ValidationError as invalid:
@@ -205,7 +205,7 @@ def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> 
 
 @contextmanager
 def explained(more: str = "") -> Iterator[None]:
-    """Say of an unknown field that requests for vectors have what it is for; then `more`."""
+    """Add to the error of an unknown field that it belongs to requests for vectors; then `more`."""
     try:
         yield
     except UnknownField as error:
@@ -215,8 +215,8 @@ def explained(more: str = "") -> Iterator[None]:
 
 
 def _check_model(text: str, context: Context) -> None:
-    """Raise InvalidValue where `model` names what makes vectors, and ModelNotFound where it names
-    nothing. Collections that the key may not use are nothing.
+    """Raise InvalidValue if `model` names a source of vectors, and ModelNotFound if it names
+    nothing. A collection that is forbidden to the key counts as nothing.
     """
     catalogue, embeddings = context.catalogue, context.embeddings
     name = catalogue.read_name(text)
@@ -272,13 +272,13 @@ def read_documents(value: object, limits: Limits) -> tuple[str, ...]:
         )
     if not value:
         raise InvalidValue(f"{DOCUMENTS} is an empty array; send at least one text", "documents")
-    if len(value) > (most := limits.max_documents):
+    if len(value) > (limit := limits.max_documents):
         raise InvalidValue(
-            f"{DOCUMENTS} has {len(value)} items; the limit is {most} "
+            f"{DOCUMENTS} has {len(value)} items; the limit is {limit} "
             "(limits.max_documents); send those that a first search ranks highest",
             "documents",
         )
-    return tuple(_text_of(one, f"{DOCUMENTS}[{index}]") for index, one in enumerate(value))
+    return tuple(_text_of(item, f"{DOCUMENTS}[{index}]") for index, item in enumerate(value))
 
 
 def _text_of(value: object, where: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 from functools import partial
 from typing import NamedTuple
 
-from router.domain import Features, Tier
+from router.domain import TIERS, Features, Tier
 from router.encoders import Encoder, best_of_each, native
 from router.errors import (
     AS_QUERY,
@@ -27,12 +27,12 @@ from router.errors import (
 from router.model_config import INSTRUCTION
 from router.schema import EmbeddingsRequest
 from router.space import Space
-from router.spaces import OR_MODEL, SPACE, TIERS, Catalogue, NamedSpace
+from router.spaces import OR_MODEL, SPACE, Catalogue, NamedSpace
 
 
 class Constraints(NamedTuple):
-    """What a request leaves open: the fields of router.domain.Request of the same names, and the
-    spaces that its vectors can lie in.
+    """The choices that a request leaves open: the fields of router.domain.Request of the same
+    names, and the spaces that its vectors can lie in.
     """
 
     # the pinned model or the tier's; None: the rules choose, or in a collection recall
@@ -310,7 +310,7 @@ def _check_size(
 
 
 def _hint(collection: NamedSpace | None, wished: str) -> str:
-    """What to send so that this model can serve the collection; empty if it cannot."""
-    if collection is None or all(one.model != wished for one in collection.encoders):
+    """The advice to send what lets this model serve the collection; empty if nothing does."""
+    if collection is None or all(encoder.model != wished for encoder in collection.encoders):
         return ""
     return f", or send {AS_QUERY}: {wished} may serve queries of it"

@@ -21,7 +21,7 @@ LIGHT_CPUS = 0.1  # of a replica that forwards texts or looks vectors up
 
 
 class DeploymentResources(NamedTuple):
-    """What each replica of one deployment occupies, and its least number of replicas."""
+    """The resources of each replica of one deployment, and its minimum number of replicas."""
 
     deployment: str
     cpus: float
@@ -94,7 +94,9 @@ def bookings(args: RouterArgs, application: Mapping[str, Any]) -> list[Deploymen
     """The fewest replicas of each deployment of a Serve config's application, the router first; 0
     of a model that its first request starts.
     """
-    given = {one.get("name"): one for one in application.get("deployments") or ()}
+    given = {
+        deployment.get("name"): deployment for deployment in application.get("deployments") or ()
+    }
     found = [_booking(ROUTER, given.get(ROUTER, {}), SERVE_CPUS, True)]
     found += [
         _booking(name, given.get(name, {}), default_cpus(model), model.required)
@@ -106,7 +108,7 @@ def bookings(args: RouterArgs, application: Mapping[str, Any]) -> list[Deploymen
 def _booking(name: str, own: Mapping[str, Any], cpus: float, required: bool) -> DeploymentResources:
     scaling = own.get("autoscaling_config")
     replicas = (scaling or {}).get("min_replicas", own.get("num_replicas", 1))
-    most = replicas if scaling is None else scaling.get("max_replicas", 1)
+    max_replicas = replicas if scaling is None else scaling.get("max_replicas", 1)
     options = own.get("ray_actor_options")
     if bundles := own.get("placement_group_bundles"):
         total = [sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in ("CPU", "GPU")]
@@ -122,14 +124,14 @@ def _booking(name: str, own: Mapping[str, Any], cpus: float, required: bool) -> 
         (options or {}).get("accelerator_type"),
         replicas if isinstance(replicas, int) else 1,
         required,
-        most if isinstance(most, int) else AUTO_REPLICAS,
+        max_replicas if isinstance(max_replicas, int) else AUTO_REPLICAS,
     )
 
 
 def total(booked: Sequence[DeploymentResources]) -> str:
     """All CPUs and GPUs of the fewest replicas, in words: `5 CPUs and 2.5 GPUs`."""
-    cpus = sum(one.cpus * one.replicas for one in booked)
-    gpus = sum(one.gpus * one.replicas for one in booked)
+    cpus = sum(booking.cpus * booking.replicas for booking in booked)
+    gpus = sum(booking.gpus * booking.replicas for booking in booked)
     return _count(cpus, "CPU") + (f" and {_count(gpus, 'GPU')}" if gpus else "")
 
 
@@ -139,19 +141,21 @@ def waiting(booked: Sequence[DeploymentResources], nodes: Sequence[Node]) -> lis
     First replicas are placed before second ones, and the largest first; Serve can place them
     otherwise.
     """
-    return [_why(one, booked, nodes) for one in _place(booked, copy.deepcopy(nodes))]
+    return [_why(booking, booked, nodes) for booking in _place(booked, copy.deepcopy(nodes))]
 
 
 def _place(
     booked: Sequence[DeploymentResources], free: Sequence[Node]
 ) -> list[DeploymentResources]:
     """Place all replicas; returns the deployments of those without room."""
-    order = sorted(booked, key=lambda one: (-bool(one.accelerator), -one.gpus, -one.cpus))
+    order = sorted(
+        booked, key=lambda booking: (-bool(booking.accelerator), -booking.gpus, -booking.cpus)
+    )
     short: dict[str, DeploymentResources] = {}
-    for turn in range(max((one.replicas for one in booked), default=0)):
-        for one in order:
-            if turn < one.replicas and not any(each.take(one) for each in free):
-                short.setdefault(one.deployment, one)
+    for turn in range(max((booking.replicas for booking in booked), default=0)):
+        for booking in order:
+            if turn < booking.replicas and not any(each.take(booking) for each in free):
+                short.setdefault(booking.deployment, booking)
     return list(short.values())
 
 
@@ -168,47 +172,49 @@ def waiting_later(booked: Sequence[DeploymentResources], nodes: Sequence[Node]) 
     for cold in booked:
         first = cold._replace(replicas=1)
         if not cold.replicas and cold.most and _place([first], copy.deepcopy(free)):
-            others = [one for one in booked if one is not cold]
+            others = [booking for booking in booked if booking is not cold]
             found.append(_why(first, [*others, first], nodes))
     return found
 
 
 def first_ones(booked: Sequence[DeploymentResources]) -> list[DeploymentResources]:
     """One replica of each deployment that /health waits for."""
-    return [one._replace(replicas=1) for one in booked if one.required and one.replicas]
+    return [
+        booking._replace(replicas=1) for booking in booked if booking.required and booking.replicas
+    ]
 
 
 def _why(
-    one: DeploymentResources, booked: Sequence[DeploymentResources], nodes: Sequence[Node]
+    booking: DeploymentResources, booked: Sequence[DeploymentResources], nodes: Sequence[Node]
 ) -> Wait:
     cpus, cards = sum(each.cpus for each in nodes), sum(len(each.cards) for each in nodes)
-    typed = any(each.cards and each.has_type(one.accelerator) for each in nodes)
+    typed = any(each.cards and each.has_type(booking.accelerator) for each in nodes)
     all_cpus = sum(each.cpus * each.replicas for each in booked)
     all_gpus = sum(each.gpus * each.replicas for each in booked)
     resource: Literal["gpus", "cpus"] = "gpus"
-    if one.gpus and not cards:
+    if booking.gpus and not cards:
         short, todo = "there is no GPU", "use a machine that has one, or a config without num_gpus"
-    elif not typed and one.accelerator is not None:
+    elif not typed and booking.accelerator is not None:
         types = sorted({kind for each in nodes for kind in each.accelerators or ()})
-        short = f"no card is of type {one.accelerator}, yours are {' and '.join(types)}"
+        short = f"no card is of type {booking.accelerator}, yours are {' and '.join(types)}"
         todo = "write one of these as its accelerator_type, or remove that line"
-    elif one.gpus and all_gpus > cards:
+    elif booking.gpus and all_gpus > cards:
         short = f"the config books {_count(all_gpus, 'GPU')}, there are {cards}"
         todo = "share cards (num_gpus below 1, configs/qwen3-one-gpu.yaml), or leave a model out"
     elif all_cpus > cpus:
         resource, short = "cpus", f"the config books {_count(all_cpus, 'CPU')}, there are {cpus:g}"
         todo = "lower num_cpus under deployments (Ray books CPUs and does not enforce them)"
     else:
-        resource = "gpus" if one.gpus else "cpus"
+        resource = "gpus" if booking.gpus else "cpus"
         short, todo = "no node has room for it beside the others", "lower what it or they book"
-    found = f"{one.deployment} waits for {_needs(one)}: {short}"
-    return Wait(one.deployment, resource, found, todo)
+    found = f"{booking.deployment} waits for {_needs(booking)}: {short}"
+    return Wait(booking.deployment, resource, found, todo)
 
 
-def _needs(one: DeploymentResources) -> str:
-    kind = "" if one.accelerator is None else f" of type {one.accelerator}"
-    parts = [_count(one.gpus, "GPU") + kind] if one.gpus else []
-    return " and ".join([*parts, _count(one.cpus, "CPU")])
+def _needs(resources: DeploymentResources) -> str:
+    kind = "" if resources.accelerator is None else f" of type {resources.accelerator}"
+    parts = [_count(resources.gpus, "GPU") + kind] if resources.gpus else []
+    return " and ".join([*parts, _count(resources.cpus, "CPU")])
 
 
 def _count(amount: float, what: str) -> str:

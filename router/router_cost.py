@@ -54,8 +54,8 @@ def texts_per_s(curve: Curve, tokens: int) -> float:
 def demand(models: Iterable[Card], shape: RequestKind, cost: RouterCost = MEASURED) -> FullLoad:
     """The demand of requests of this shape when these cards are full."""
     rate = routers = 0.0
-    for one in models:
-        tokens = shape.tokens + one.prompt_tokens
-        own = one.cards * texts_per_s(one.curve, tokens) / shape.texts
+    for model in models:
+        tokens = shape.tokens + model.prompt_tokens
+        own = model.cards * texts_per_s(model.curve, tokens) / shape.texts
         rate, routers = rate + own, routers + own * cost.seconds(shape.texts, tokens)
     return FullLoad(rate, routers)

@@ -189,8 +189,8 @@ class Table:
         if routes := self._at.get(path):
             return routes
         found = [route for route in self._patterns if route.matches(path)]
-        most = max((len(route.path) for route in found), default=0)
-        return [route for route in found if len(route.path) == most]
+        longest = max((len(route.path) for route in found), default=0)
+        return [route for route in found if len(route.path) == longest]
 
     def infers(self, path: str) -> bool:
         """Whether a model answers a POST to `path`."""

@@ -61,7 +61,7 @@ def _refuse_priced(value: Any) -> Any:
 
 
 class RoutingConfig(Section):
-    """How requests are decided; reloaded without a restart."""
+    """The settings of decisions; reloaded without a restart."""
 
     HINTS: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("quality_weight", "price_eta", "price_utilisation"),
@@ -80,7 +80,7 @@ class RoutingConfig(Section):
     min_share: Float = Field(default=0.2, gt=0.0, le=1.0)
     # share of a text's tokens unknown to a model, above which `auto` does not choose it
     max_unread: Float = Field(default=0.5, ge=0.0, le=1.0)
-    # share of predictions that may be exceeded: alpha
+    # share of predictions that can be exceeded: alpha
     miss_share: Float = Field(default=0.05, gt=0.0, lt=0.5)
 
     @field_validator("language_prior")

@@ -141,11 +141,11 @@ def best_of(request: Request, models: Mapping[str, Model], names: list[str]) -> 
         return names[0]
     features, work = request.features, request.work
     (_, best), *smaller = sorted([(models[name].rank, name) for name in names], reverse=True)
-    most = models[best].quality_of(features, work.get(best, NO_WORK))
+    best_points = models[best].quality_of(features, work.get(best, NO_WORK))
     for _, name in smaller:
         points = models[name].quality_of(features, work.get(name, NO_WORK))
-        if points is not None and most is not None and points > most:
-            best, most = name, points
+        if points is not None and best_points is not None and points > best_points:
+            best, best_points = name, points
     return best
 
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from router.arrays import TokenIds
 from router.body_errors import dumped, explain, explain_json, not_an_object
 from router.config import Limits
-from router.domain import OnMiss, Tier
+from router.domain import TIERS, OnMiss, Tier
 from router.errors import (
     AmbiguousTokenIds,
     InvalidJson,
@@ -53,7 +53,6 @@ Side = Literal["query", "document"]
 # where a setting of a request comes from; later ones take precedence
 Source = Literal["config", "key", "header", "address", "name", "body"]
 
-_TIERS = frozenset(tier.value for tier in Tier)
 _LARGE_BODY = 65_536
 _LARGEST_SIZE = 2**31 - 1
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
@@ -68,7 +67,7 @@ SIDES: dict[str | None, Side | None] = {
     "classification": None,
     "clustering": None,
 }
-_TEXT_SCHEMA = {"type": "string", "minLength": 1}
+TEXT_SCHEMA = {"type": "string", "minLength": 1}
 _IDS_SCHEMA = {
     "type": "array",
     "minItems": 1,
@@ -79,8 +78,8 @@ INPUT_SCHEMA = {
     "description": "Text, or at most limits.max_items (2048) texts. Token ids only with "
     "token_ids and a model id in model.",
     "anyOf": [
-        {"title": "Text", **_TEXT_SCHEMA},
-        {"title": "Texts", "type": "array", "minItems": 1, "items": _TEXT_SCHEMA},
+        {"title": "Text", **TEXT_SCHEMA},
+        {"title": "Texts", "type": "array", "minItems": 1, "items": TEXT_SCHEMA},
         {"title": "Token ids of one text", **_IDS_SCHEMA},
         {"title": "Token ids of texts", "type": "array", "minItems": 1, "items": _IDS_SCHEMA},
     ],
@@ -88,7 +87,7 @@ INPUT_SCHEMA = {
 
 
 class EmbeddingsBody(BaseModel):
-    """What a caller sends, as it is published; `input` is checked by `read_input`, which is faster
+    """The published body of a request; `input` is checked by `read_input`, which is faster
     and can say what is wrong.
     """
 
@@ -165,7 +164,7 @@ class EmbeddingsBody(BaseModel):
     token_ids: Literal["model"] | None = Field(
         None, description="Declares that input holds ids of the tokenizer of model."
     )
-    task: Annotated[jina.Task | None, ANY_CASE] = Field(
+    task: Annotated[jina.JinaTask | None, ANY_CASE] = Field(
         None, description="As Jina's clients write input_type."
     )
     embedding_type: EncodingFormat | None = Field(
@@ -206,7 +205,7 @@ class EmbeddingsRequest(NamedTuple):
 
     @property
     def items(self) -> int:
-        """How many vectors the answer has."""
+        """The number of vectors in the answer."""
         return len(self.texts if self.texts is not None else self.ids or ())
 
 
@@ -320,7 +319,7 @@ def request_of(given: Given, limits: Limits, settings: Settings) -> EmbeddingsRe
     fields, texts, ids, _ = given
     model, quality, budget_ms, space, within, input_type, priority, sources = settings
     instruction = fields.instruction
-    if ids is not None and (fields.token_ids is None or model is None or model.lower() in _TIERS):
+    if ids is not None and (fields.token_ids is None or model is None or model.lower() in TIERS):
         raise AmbiguousTokenIds
     side = SIDES[input_type]
     if instruction is not None:
@@ -363,9 +362,9 @@ def request_of(given: Given, limits: Limits, settings: Settings) -> EmbeddingsRe
 
 def check_instruction(instruction: str, limits: Limits) -> None:
     """Raise InvalidValue for a long instruction: it is copied into the prompt of every text."""
-    if len(instruction) > (most := limits.max_instruction_characters):
+    if len(instruction) > (limit := limits.max_instruction_characters):
         raise InvalidValue(
-            f"instruction has {len(instruction)} characters; the limit is {most} "
+            f"instruction has {len(instruction)} characters; the limit is {limit} "
             "(limits.max_instruction_characters); shorten it, or put it into the texts",
             "instruction",
         )

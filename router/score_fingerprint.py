@@ -18,7 +18,7 @@ from router.arrays import TokenIds, Vectors
 from router.fingerprint import digest_of_json, read_probes, write_probes
 
 FORMAT = "embedding-router score fingerprint 1"
-LEAST_SPREAD = 0.001
+MIN_SPREAD = 0.001
 
 # Right and wrong answers, long and short, in several scripts.
 PAIRS = (
@@ -85,11 +85,11 @@ class ScoreFingerprint:
 def too_even(model: str, scores: Vectors) -> str | None:
     """Describe what is wrong with scores that do not distinguish the pairs; None if they do."""
     spread = float(scores.max() - scores.min())
-    if spread >= LEAST_SPREAD:
+    if spread >= MIN_SPREAD:
         return None
     return (
         f"{model}: it gives all probes about the same score, {float(scores.mean()):.4f} (they "
-        f"spread over {spread:.2g}, and {LEAST_SPREAD:g} is the least): it would rank nothing. "
+        f"spread over {spread:.2g}, and {MIN_SPREAD:g} is the least): it would rank nothing. "
         "Check its template, and engine.args.hf_overrides for a model that is no classifier"
     )
 

@@ -34,7 +34,7 @@ from router.replica_health import ReplicaSet
 
 HANGS_AFTER = 5.0  # times the expected time of a call
 NEARLY_DONE = 0.9  # of a call's expected time, so that the next call arrives in time
-KEPT = 0.995  # decay of `_worked_s` per call
+DECAY = 0.995  # decay of `_worked_s` per call
 FEW = 0.02  # least seconds of small calls, relative to large ones
 TIMER_S = 0.001  # uvloop's timers count milliseconds: shorter waits get none
 END_OF_TURN = SetTimer(Timer.TURN, 0.0)
@@ -129,12 +129,12 @@ class Sending(Generic[C, R]):
         leave some. With one call in flight, kinds that wait alternate.
         """
         replicas = len(self._replicas.ready)
-        most = self.limits.calls_in_flight * replicas
+        limit = self.limits.calls_in_flight * replicas
         if other_waits and self.limits.calls_in_flight == 1 and kind == self._last:
             return False
         if (kind is LARGE or other_waits) and self.limits.calls_in_flight > 1:
-            most -= max(1, replicas)
-        return self._replicas.in_flight[kind] < most
+            limit -= max(1, replicas)
+        return self._replicas.in_flight[kind] < limit
 
     def _pick(self, kind: int, now: float) -> tuple[str | None, list[C]]:
         """A replica with room for the next call, and the chunks set aside because it failed them:
@@ -177,12 +177,12 @@ class Sending(Generic[C, R]):
             if not roomy:
                 return None, []
             return failed_at, self._queues.set_aside(kind, roomy[0])
-        least = ledger.least_loaded(self.model, among, now)
+        least_loaded = ledger.least_loaded(self.model, among, now)
         home = self._homes.get(self._queues.first(kind).prefix)
         if home is None or home == failed_at or home not in self._replicas.at:
-            return least, []
-        goes = self._free(home) and self._goes_home(home, kind, now, least)
-        return home if goes else least, []
+            return least_loaded, []
+        goes = self._free(home) and self._goes_home(home, kind, now, least_loaded)
+        return home if goes else least_loaded, []
 
     def _among_laden(self) -> Sequence[str] | None:
         """The replicas with large calls, if none is idle and they are enough for the large work: a
@@ -192,8 +192,8 @@ class Sending(Generic[C, R]):
             return None
         small_s, large_s = self._worked_s
         laden, replicas = self._replicas.laden.members, len(self._replicas.ready)
-        most = min(round(replicas * large_s / (small_s + large_s)), replicas - 1)
-        return laden if small_s > FEW * large_s and len(laden) >= max(1, most) else None
+        limit = min(round(replicas * large_s / (small_s + large_s)), replicas - 1)
+        return laden if small_s > FEW * large_s and len(laden) >= max(1, limit) else None
 
     def _goes_home(self, home: str, kind: int, now: float, other: str | None) -> bool:
         """Whether a call of this kind can go to the home of its prefix now, waits there behind no
@@ -243,7 +243,7 @@ class Sending(Generic[C, R]):
             at.nearly_done_s = before_s + NEARLY_DONE * curve.step(tokens, 0.0, texts) * bias
         seconds = curve.step(tokens, tokens_sq, texts) * bias
         small_s, large_s = self._worked_s
-        self._worked_s = [KEPT * small_s, KEPT * large_s]
+        self._worked_s = [DECAY * small_s, DECAY * large_s]
         self._worked_s[kind] += seconds
         self._queues.called(chunks, seconds, self._free(replica))
         self._last = kind

@@ -24,8 +24,8 @@ class Overloaded(RouterError):
         )
 
     def advised(self, list_without_bulk: bool, without_budget: bool) -> Self:
-        """The error with what else this request can send, if it is a long list that could be bulk,
-        or if a budget would send it to a faster model.
+        """The error with advice for this request: to send a long list as bulk, or to set a budget
+        so that a faster model answers.
         """
         made = self.copied()
         if list_without_bulk and not self.at_server:
@@ -79,7 +79,7 @@ class BudgetUnreachable(RouterError):
         """`soonest_s` is the shortest time that an idle allowed model is likely to take.
 
         `retry_after_s` None: waiting does not help. Retry-After is then long, for clients that do
-        not know `x-should-retry`.
+        not read `x-should-retry`.
         """
         within = f"no allowed model is predicted to answer within {budget_s * 1000:.4g} ms"
         if retry_after_s is None:

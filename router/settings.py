@@ -101,7 +101,7 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
 
 
 def _allowed(context: Context) -> Iterator[str]:
-    """The collections that the key may use."""
+    """The collections that the key is allowed to use."""
     for name in context.catalogue.collections:
         with suppress(CollectionNotAllowed):
             context.check_space(name)
@@ -224,17 +224,19 @@ def _space(
     if not values:
         return None, None
     final = values[0]
-    for place, one in enumerate(values[1:], 1):
+    for place, item in enumerate(values[1:], 1):
         for earlier in values[:place]:
-            wider = _same_space(earlier, one, context.catalogue)
-            final = wider if final in (earlier, one) else final
-    sources["space"] = max((one.source for one in values), key=_PRECEDENCE.index)
+            wider = _same_space(earlier, item, context.catalogue)
+            final = wider if final in (earlier, item) else final
+    sources["space"] = max((value.source for value in values), key=_PRECEDENCE.index)
     collection = context.catalogue.collections.get(str(final.value))
     if collection is None and context.catalogue.space_named(str(final.value)) is None:
         raise context.catalogue.unknown_space(str(final.value), [*_allowed(context)])
     if collection is None or len(collection.spaces) == 1:
         return str(final.value), None
-    spaces = (context.catalogue.space_named(str(one.value)) for one in values if one is not final)
+    spaces = (
+        context.catalogue.space_named(str(value.value)) for value in values if value is not final
+    )
     return str(final.value), next((str(space) for space in spaces if space is not None), None)
 
 
@@ -285,7 +287,7 @@ def _agreed(setting: str, values: Sequence[GivenValue], sources: dict[str, Sourc
                 f"{first.words} and {other.words} disagree about {setting}; leave one of them out",
                 "model" if "name" in (first.source, other.source) else setting,
             )
-    sources[setting] = max((one.source for one in values), key=_PRECEDENCE.index)
+    sources[setting] = max((value.source for value in values), key=_PRECEDENCE.index)
     return first.value
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from typing import Literal, NamedTuple
 
 from router.config import RouterArgs
-from router.domain import Tier
+from router.domain import TIERS, Tier
 from router.encoders import Encoder, Encoders, native
 from router.errors import InvalidValue, ModelNotFound, did_you_mean, nearest_name, shorten
 from router.model_config import MatryoshkaRange, ModelConfig
@@ -19,7 +19,6 @@ SPACE = '"space"'
 OR_MODEL = ', or a model id in "model"'
 KNOWN_NAMES, KNOWN_CHARACTERS = 1024, 200  # texts of `model` that stay parsed
 _SUFFIXES = re.compile("[-@]")
-TIERS = frozenset(tier.value for tier in Tier)
 
 
 class NamedSpace(NamedTuple):
@@ -116,10 +115,10 @@ class Catalogue:
         If the config gives the hub id of a model, only that prefix is right: `Other/x` is not
         `Org/x`.
         """
-        asked = name.lower()
-        if (id := self._names.get(asked)) is not None:
+        lowered = name.lower()
+        if (id := self._names.get(lowered)) is not None:
             return id
-        prefix, _, last = asked.rpartition("/")
+        prefix, _, last = lowered.rpartition("/")
         id = self._names.get(last) if prefix else None
         return id if id is not None and self._hub_ids[id] is None else None
 

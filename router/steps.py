@@ -9,7 +9,7 @@ nothing more, or when a reply comes that belongs to a later step.
 from typing import NamedTuple
 
 SAME_STEP = 0.2  # of a step's time: replies that follow its first one so soon belong to it
-MOST_MIXED = 10  # steps in a row with calls of other routers, after which these count too
+MAX_MIXED = 10  # steps in a row with calls of other routers, after which these count too
 
 
 class ReplicaCounters(NamedTuple):
@@ -93,7 +93,7 @@ class Steps:
             self._mixed = 0
             return [step]
         self._mixed += 1
-        if self._mixed <= MOST_MIXED:
+        if self._mixed <= MAX_MIXED:
             return []
         if self._gained_s > step.seconds:  # it answered steps without calls of this router, too
             served = max(step.tokens, round(served * step.seconds / self._gained_s))

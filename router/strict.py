@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from router import rerank_config
 from router.config import RELOADABLE, RouterArgs
-from router.engine_config import Engine
+from router.engine_config import EngineConfig
 
 
 def _kinds(engines: Any) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def _kinds(engines: Any) -> tuple[str, ...]:
 
 
 NOTHING: Mapping[str, str] = {}
-ENGINE_KINDS, RERANK_KINDS = _kinds(Engine), _kinds(rerank_config.RerankEngine)
+ENGINE_KINDS, RERANK_KINDS = _kinds(EngineConfig), _kinds(rerank_config.RerankEngine)
 
 
 class ConfigError(Exception):

@@ -12,7 +12,7 @@ from router.strict import (
 MAX_DEPTH = 64
 MAX_NUMBER = 400  # characters: Python refuses to write much longer ones, and reads base 60 slowly
 MAX_NODES = 200_000
-MOST = 2**63  # what JSON and all later libraries can hold
+MAX_INTEGER = 2**63  # what JSON and all later libraries can hold
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         if node is not None and node not in self._sizes:
             if is_alias:
-                raise _wrong(mark, "an alias stands for something that it is part of")
+                raise _wrong(mark, "an alias refers to something that it is part of")
             sizes = [self._sizes[child] for child in _children(node)]
             size, levels = (
                 1 + sum(size for size, _ in sizes),
@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
             why = f"{str(node.value)[:60]!r} cannot be read as {node.tag.rpartition(':')[2]}"
             raise _wrong(node.start_mark, f"{why}; quote it if it is text") from error
-        if isinstance(value, int) and not -MOST <= value < MOST:
+        if isinstance(value, int) and not -MAX_INTEGER <= value < MAX_INTEGER:
             raise _wrong(node.start_mark, "a whole number has at most 64 bits; quote text")
         return value
 

@@ -23,13 +23,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from router.arrays import Vectors
+from router.arrays import Indices, Vectors
 from router.files import replacing
-from router.model_config import MOST_TOKENS
+from router.model_config import MAX_TOKENS
 from router.proof import Proof
 from router.space import Space
-
-Rows = npt.NDArray[np.int64]  # (tokens,): places in the table
 
 FORMAT = "embedding-router student 1"
 UNKNOWN = 0  # id of text outside the vocabulary
@@ -38,7 +36,7 @@ _LEVELS = 127
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a student is and what it was made from."""
+    """The description of a student, and its sources."""
 
     space: Space  # whose queries it makes
     teacher_fingerprint: str
@@ -76,10 +74,6 @@ class Student:
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
 
-    def reads(self, text: str) -> bool:
-        """Whether the student knows any token of the text."""
-        return self._known(self._ids(text)).size > 0
-
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Encode texts to (n, dimensions) of length 1; zeros for a text without known tokens."""
         return self.encode_ids([self._ids(text) for text in texts])
@@ -98,12 +92,12 @@ class Student:
             np.divide(row, math.sqrt(row @ row) or 1.0, out=made[place])
         return made
 
-    def _ids(self, text: str) -> Rows:
+    def _ids(self, text: str) -> Indices:
         return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
 
     @staticmethod
     def _known(ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
-        read = ids[:MOST_TOKENS]
+        read = ids[:MAX_TOKENS]
         known: npt.NDArray[np.integer[Any]] = (
             read if np.count_nonzero(read) == len(read) else read[read != UNKNOWN]
         )

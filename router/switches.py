@@ -49,7 +49,7 @@ BRINGS: Mapping[str, str] = {
 
 
 def front(environment: Mapping[str, str]) -> str:
-    """What takes connections in front of the routers: `haproxy` or `serve` (its Python proxy)."""
+    """The proxy in front of the routers: `haproxy` or `serve` (its Python proxy)."""
     return "haproxy" if environment.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "serve"
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from router.tokenizer import TokenisedTexts, refuse_surrogates
+from router.tokenised_texts import TokenisedTexts, refuse_surrogates
 
 _PIECE = re.compile(r"\s?\w+|[^\w\s]")
 _DIGIT = re.compile(r"\d")

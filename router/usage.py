@@ -232,9 +232,9 @@ def parse_usage(
             by += value.split(",")
         else:
             given[name] = value
-    for one in by:
-        if one not in BY:
-            raise InvalidValue(f"by must be any of {', '.join(BY)}, it is {shorten(one)}", "by")
+    for column in by:
+        if column not in BY:
+            raise InvalidValue(f"by must be any of {', '.join(BY)}, it is {shorten(column)}", "by")
     key = given.get("key", None if admin else own)
     if key != own and not admin:
         raise AdminKeyRequired(path)
@@ -242,7 +242,7 @@ def parse_usage(
     to_s = _time(given["to"], "to") if "to" in given else now + DAY_S
     if to_s < from_s:
         raise InvalidValue("to must not be before from", "to")
-    return UsageQuery(from_s, to_s, tuple(one for one in BY if one in by) or BY, key)
+    return UsageQuery(from_s, to_s, tuple(column for column in BY if column in by) or BY, key)
 
 
 def _time(value: str, name: str) -> float:
@@ -261,20 +261,20 @@ def _time(value: str, name: str) -> float:
 
 def usage(
     slots: Iterable[tuple[Slot, Sums]],
-    asked: UsageQuery,
+    query: UsageQuery,
     kept: Literal["folder", "memory"],
     since_s: float | None,
 ) -> Usage:
     """The answer: sums of the slots that overlap the range."""
     totals: dict[tuple[str, ...], Sums] = {}
     for slot, sums in slots:
-        if not asked.touches(slot.start_s, slot.start_s + slot.length_s):
+        if not query.touches(slot.start_s, slot.start_s + slot.length_s):
             continue
-        if asked.key is None or slot.key == asked.key:
-            group = tuple(getattr(slot, name) if name in asked.by else "" for name in BY)
+        if query.key is None or slot.key == query.key:
+            group = tuple(getattr(slot, name) if name in query.by else "" for name in BY)
             totals[group] = totals.get(group, Sums()).plus(sums)
     since = None if since_s is None else datetime.fromtimestamp(since_s, UTC).isoformat()
-    return Usage(data=[_row(*one) for one in sorted(totals.items())], kept=kept, since=since)
+    return Usage(data=[_row(*total) for total in sorted(totals.items())], kept=kept, since=since)
 
 
 def _row(group: tuple[str, ...], sums: Sums) -> UsageRow:

@@ -42,7 +42,7 @@ class _Table(NamedTuple):
 
 
 def strengths(words: Sequence[str]) -> Sequence[int]:
-    """How many centibels more likely each language makes the words than a language with none of
+    """The likelihood of the words in each language, in centibels above a language with none of
     them, in the order of LANGUAGES; empty if no language has any. Words are in lower case.
     """
     packed = sum(map(_packed, words))

@@ -16,7 +16,7 @@ _HEAD = struct.Struct("<IIB")  # payload bytes, number of the call, kind
 HELLO_BYTES = 256
 
 
-MOST_BYTES = 1 << 28
+MAX_BYTES = 1 << 28
 
 
 CONNECT_S = 5.0
@@ -26,7 +26,7 @@ _QUIET_S, _PROBES = 4, 3  # seconds of silence before a probe; number of probes,
 
 
 class Address(NamedTuple):
-    """Where one replica listens, and the token that a router must send. `start` has the seconds of
+    """The address of one replica, and the token that a router must send. `start` has the seconds of
     each phase of its start, `device` what it runs on, if known, and `devices` its accelerators
     on `node`.
     """
@@ -47,7 +47,7 @@ class Frames(asyncio.Protocol):
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
-        self.most_bytes = MOST_BYTES
+        self.max_bytes = MAX_BYTES
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's have no common class
@@ -61,7 +61,7 @@ class Frames(asyncio.Protocol):
         buffer += data
         while len(buffer) >= _HEAD.size:
             size, number, kind = _HEAD.unpack_from(buffer)
-            if size > self.most_bytes:
+            if size > self.max_bytes:
                 self.abort()
                 return
             end = _HEAD.size + size

@@ -17,7 +17,7 @@ from deployments.engines.base import EngineDead, EngineFailed, EngineOverloaded
 from deployments.serve_internals import BY_VALUE, running_calls
 from router.errors import ModelUnavailable, Overloaded
 
-ASK_S = 10.0  # for a replica's address
+ADDRESS_TIMEOUT_S = 10.0  # for a replica's address
 
 
 class HandleTransport:
@@ -62,16 +62,15 @@ class HandleTransport:
             counts.ended(replica_id)
 
     async def address(self, model: str, replica: str) -> Address | None:
-        """Where `replica` takes calls directly; None if it does not. Raises ConnectionError or
-        TimeoutError.
+        """The address at which `replica` takes direct calls; None if it has none.
+
+        Raises ConnectionError or TimeoutError.
         """
         try:
-            async with asyncio.timeout(ASK_S):
+            async with asyncio.timeout(ADDRESS_TIMEOUT_S):
                 found: Address | None = await self._address[model].remote(to=replica)
         except (RayActorError, BackPressureError, DeploymentUnavailableError) as error:
-            raise ConnectionError(
-                f"it cannot be asked for its address: {type(error).__name__}"
-            ) from error
+            raise ConnectionError(f"its address cannot be read: {type(error).__name__}") from error
         return found
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:

@@ -30,7 +30,7 @@ from deployments.dispatch.frames import (
     CONNECT_S,
     ERROR,
     HELLO,
-    MOST_BYTES,
+    MAX_BYTES,
     REPLY,
     Address,
     Frames,
@@ -47,7 +47,7 @@ from router.cards import Cards
 from router.errors import RequestTooLarge
 
 AGAIN_S = 1.0  # between two tries to connect
-TELL_SHARED_S = 5.0  # from the first replica that shares a device to the warning
+WARN_SHARED_S = 5.0  # from the first replica that shares a device to the warning
 
 log = logging.getLogger("ray.serve")
 
@@ -60,7 +60,7 @@ class Handles(Protocol):
     async def wake(self, model: str) -> None: ...
 
     async def address(self, model: str, replica: str) -> Address | None:
-        """Where `replica` listens, or another replica that answered instead; None if it has no
+        """The address of `replica`, or of another replica that answered instead; None if it has no
         socket.
         """
 
@@ -106,8 +106,8 @@ class Connection(Frames):
         if self.lost.done():
             raise ConnectionLost(f"the connection to replica {self.replica} is closed")
         packed = pack_call(call)
-        if len(packed) > MOST_BYTES:
-            raise RequestTooLarge(MOST_BYTES)
+        if len(packed) > MAX_BYTES:
+            raise RequestTooLarge(MAX_BYTES)
         self._number = number = (self._number + 1) & 0xFFFFFFFF
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._calls[number] = future
@@ -173,9 +173,9 @@ class DirectTransport:
     """
 
     def __init__(
-        self, handles: Handles, again_s: float = AGAIN_S, tell_shared_s: float = TELL_SHARED_S
+        self, handles: Handles, again_s: float = AGAIN_S, warn_shared_s: float = WARN_SHARED_S
     ) -> None:
-        self._handles, self._again_s, self._tell_shared_s = handles, again_s, tell_shared_s
+        self._handles, self._again_s, self._warn_shared_s = handles, again_s, warn_shared_s
         self.lines: dict[str, Connection] = {}  # by replica
         self.starts: dict[str, Mapping[str, float]] = {}  # by model: its last replica's, by phase
         self.cards = Cards()
@@ -251,9 +251,9 @@ class DirectTransport:
         self.cards.joined(address.replica, model, address.node, address.devices)
         if self.cards.shared_with(model) and self._telling is None:
             loop = asyncio.get_running_loop()
-            self._telling = loop.call_later(self._tell_shared_s, self._tell_shared)
+            self._telling = loop.call_later(self._warn_shared_s, self._warn_shared)
 
-    def _tell_shared(self) -> None:
+    def _warn_shared(self) -> None:
         self._telling = None
         for models, (node, device) in self.cards.groups().items():
             if models not in self._shared:

@@ -1,4 +1,4 @@
-"""How a call reaches a replica: the interface of a dispatcher's transport, and its errors."""
+"""The interface of the transport that brings calls to replicas, and its errors."""
 
 from typing import Protocol
 

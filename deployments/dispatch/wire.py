@@ -37,7 +37,7 @@ class Call(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why one text of a call has no vector."""
+    """The reason why one text of a call has no vector."""
 
     code: FailureCode
     message: str

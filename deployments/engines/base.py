@@ -126,7 +126,7 @@ class Embedded:
     failed: dict[int, EngineError] = field(default_factory=dict)
     # behind earlier batches, in engines that run one batch at a time
     waited_s: float = 0.0
-    times: Times | None = None  # where the engine knows them
+    times: Times | None = None  # if the engine measures them
     # in the step still running when the last of these texts was done; None: one step at a time
     running_tokens: int | None = None
 

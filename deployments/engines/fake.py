@@ -99,7 +99,7 @@ class FakeEngine:
             else:
                 await asyncio.sleep(0.05)
         if fault == "fail":
-            raise EngineError("the fake engine was told to fail")
+            raise EngineError("the fake engine fails: its faults file says `fail`")
         if fault == "die":
             self._stopped = True
         elif fault == "nonsense":

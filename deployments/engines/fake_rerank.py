@@ -31,4 +31,4 @@ def hashed(keys: Sequence[bytes], seed: int) -> Vectors:
     """Scores from 0 to 1 for keys of the fake engine, of shape (keys, 1)."""
     salt = seed.to_bytes(16, "little", signed=True)
     digests = (blake2b(key, digest_size=4, salt=salt).digest() for key in keys)
-    return np.array([[int.from_bytes(one, "big") / 2**32] for one in digests], np.float32)
+    return np.array([[int.from_bytes(digest, "big") / 2**32] for digest in digests], np.float32)

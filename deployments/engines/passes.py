@@ -17,10 +17,10 @@ TRUST = 0.001  # in the prior, in passes; it decides where passes are too alike 
 
 
 class Passes:
-    """Cuts texts into passes of at most `most_tokens` tokens with padding, or one longer text."""
+    """Cuts texts into passes of at most `max_tokens` tokens with padding, or one longer text."""
 
-    def __init__(self, most_tokens: int) -> None:
-        self._most_tokens = most_tokens
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
         # seconds of the last pass of each shape, so that one shape does not push out the others
         self._seen = dict[tuple[int, int], float]()
         self.costs = PRIOR
@@ -41,7 +41,7 @@ class Passes:
         best, first = np.zeros(count + 1), [0] * (count + 1)
         for end in range(1, count + 1):
             longest = lengths[end - 1]
-            starts = np.arange(max(0, end - max(1, self._most_tokens // longest)), end)
+            starts = np.arange(max(0, end - max(1, self._max_tokens // longest)), end)
             each = token * longest + pairs * longest * longest / PAIRS
             total = best[starts] + fixed + (end - starts) * each
             place = int(np.argmin(total))

@@ -80,12 +80,12 @@ class RemoteEngine:
             if not (key := os.environ.get(name)):
                 raise EngineError(f"engine.api_key_env: the environment variable {name} is not set")
             headers["Authorization"] = f"Bearer {key}"
-        most = self._settings.max_connections
+        limit = self._settings.max_connections
         self._client = httpx.AsyncClient(
             base_url=self._settings.base_url,
             headers=headers,
             timeout=None,  # _post limits the whole exchange; httpx would limit each read
-            limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
+            limits=httpx.Limits(max_connections=limit, max_keepalive_connections=limit),
         )
         try:
             await self.check_health()

@@ -60,7 +60,7 @@ class Requests:
         core: Any = engine.engine_core
         self._prepare = core.engine_core.preprocess_add_request
         self._names = map(str, count())
-        self._most_tokens = engine.model_config.max_model_len
+        self._max_tokens = engine.model_config.max_model_len
         self._replace = replace
         # vLLM's checks of a request's parameters, once for all texts
         self._pattern = engine.input_processor.process_inputs(
@@ -72,8 +72,8 @@ class Requests:
 
     def make(self, ids: TokenIds) -> "Request":
         """Make the request of a text; raises ValueError if the model cannot read it."""
-        if not 0 < len(ids) <= self._most_tokens:
-            raise ValueError(f"it has {len(ids)} tokens, the model reads 1 to {self._most_tokens}")
+        if not 0 < len(ids) <= self._max_tokens:
+            raise ValueError(f"it has {len(ids)} tokens, the model reads 1 to {self._max_tokens}")
         made: Request = self._prepare(self.described(next(self._names), ids.tolist()))[0]
         return made
 

@@ -40,7 +40,7 @@ def switch_early(config: "VllmConfig") -> None:
 
 
 def _read(future: "asyncio.Future[None]") -> None:
-    """Read the error of a future that nobody awaits, or asyncio logs that nobody did."""
+    """Read the error of a future that is not awaited, so that asyncio does not log it."""
     if future.done() and not future.cancelled():
         future.exception()
 

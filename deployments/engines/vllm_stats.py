@@ -20,19 +20,20 @@ if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutput
     from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
-_KEPT = {metric.name: metric for metric in OF_VLLM}
+_BY_NAME = {metric.name: metric for metric in OF_VLLM}
 _RUNNING, _WAITING, _KV_CACHE = (
-    _KEPT[name] for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+    _BY_NAME[name]
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
 )
-_LOOKED_FOR, _FOUND = _KEPT["prefix_cache_queries"], _KEPT["prefix_cache_hits"]
+_LOOKED_FOR, _FOUND = _BY_NAME["prefix_cache_queries"], _BY_NAME["prefix_cache_hits"]
 _PREEMPTED, _TOKENS, _OF_A_STEP = (
-    _KEPT["num_preemptions"],
-    _KEPT["prompt_tokens"],
-    _KEPT["iteration_tokens"],
+    _BY_NAME["num_preemptions"],
+    _BY_NAME["prompt_tokens"],
+    _BY_NAME["iteration_tokens"],
 )
-_ENDED = _KEPT["request_success"]
+_ENDED = _BY_NAME["request_success"]
 _WHOLE, _QUEUED, _COMPUTED = (
-    _KEPT[name]
+    _BY_NAME[name]
     for name in (
         "e2e_request_latency_seconds",
         "request_queue_time_seconds",
@@ -52,8 +53,8 @@ class Texts:
         self._tally, self._labels = stats.tally, (stats.model,)
         self._by_reason = {reason: (stats.model, str(reason)) for reason in FinishReason}
         self._of_a_step, self._whole, self._queued, self._computed = (
-            stats.tally.series(one, self._labels)
-            for one in (_OF_A_STEP, _WHOLE, _QUEUED, _COMPUTED)
+            stats.tally.series(item, self._labels)
+            for item in (_OF_A_STEP, _WHOLE, _QUEUED, _COMPUTED)
         )
 
     def count(self, outputs: Sequence["EngineCoreOutput"], now: float) -> None:
@@ -89,7 +90,7 @@ def stat_logger(stats: EngineStats) -> type[RayPrometheusStatLogger]:
     """
     tally, labels = stats.tally, (stats.model,)
     of_a_step, whole, queued, computed = (
-        tally.series(one, labels) for one in (_OF_A_STEP, _WHOLE, _QUEUED, _COMPUTED)
+        tally.series(item, labels) for item in (_OF_A_STEP, _WHOLE, _QUEUED, _COMPUTED)
     )
     by_reason = {reason: (stats.model, str(reason)) for reason in FinishReason}
 

@@ -4,13 +4,12 @@ the socket and the router's own values.
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from deployments.ingress import asgi, bodies, console, docs_page, responses
 from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
-from deployments.ingress.batches import BatchHandlers
+from deployments.ingress.batches import BatchHandlers, Handler
 from deployments.ingress.inference import Inference
 from deployments.ingress.routes import TABLE
 from deployments.ingress.shapes import failed
@@ -46,7 +45,6 @@ STARTING_S = 1.0  # until a client can retry
 BODILESS = (204, 304)  # a content-length here would be that of a body that is not sent
 
 log = logging.getLogger("ray.serve")
-Handler = Callable[[Grant, HttpRequest], Awaitable[HttpAnswer]]
 
 
 class RouterState(Protocol):

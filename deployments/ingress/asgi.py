@@ -136,7 +136,7 @@ class Gate:
         self._of[client] = own + 1
 
     def leave(self, client: str) -> None:
-        """Count a request that entered no longer."""
+        """Stop counting a request that entered."""
         self._all -= 1
         if self._of[client] > 1:
             self._of[client] -= 1
@@ -259,7 +259,7 @@ class _Attendant:
             self._caller.cancel()
 
     def why(self) -> Exception | None:
-        """Why the work was cancelled; None if another cancellation takes precedence."""
+        """The reason for the cancellation; None if another cancellation takes precedence."""
         return (
             None
             if self._why is None or self._caller.uncancel() > self._cancelled_before

@@ -17,7 +17,7 @@ from deployments.ingress.routes import TABLE
 from router.config import RouterArgs
 from router.errors import AdminKeyRequired, InvalidApiKey, OriginNotAllowed
 from router.exposure import NOT_LOCAL, is_loopback
-from router.keys import EVERYTHING, NOBODY, Grant, Keyring, presented
+from router.keys import EVERYTHING, NO_ACCESS, Grant, Keyring, presented
 from router.routes import ROUTES, Audience, methods_of
 
 ALLOWED_METHODS = ", ".join(methods_of(ROUTES))
@@ -67,7 +67,7 @@ class Access:
         if not self._locked:
             if self._local_only and not _is_local(http_request.scope):
                 raise InvalidApiKey(NOT_LOCAL)
-            if self._local_only and not _asks_for_this_machine(http_request.headers.get("host")):
+            if self._local_only and not _names_this_machine(http_request.headers.get("host")):
                 raise InvalidApiKey(NOT_THIS_HOST)
             if self._local_only and (origin := self._foreign_origin(http_request)) is not None:
                 raise OriginNotAllowed(origin)
@@ -77,7 +77,7 @@ class Access:
         needed = TABLE.caller(http_request.path)
         if grant is None:
             if needed is Audience.ANYONE:
-                return NOBODY
+                return NO_ACCESS
             raise InvalidApiKey
         if needed is Audience.ADMIN and not grant.admin:
             raise AdminKeyRequired(http_request.path)
@@ -185,7 +185,7 @@ def _is_own(origin: str, host: str) -> bool:
 
 
 @lru_cache(64)
-def _asks_for_this_machine(host: str | None) -> bool:
+def _names_this_machine(host: str | None) -> bool:
     """Whether the header `host` names this machine in a way that no foreign DNS record can;
     browsers always send it.
     """

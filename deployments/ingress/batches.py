@@ -45,10 +45,10 @@ from router.errors import (
 from router.keys import Grant
 from router.usage import parse_usage
 
-MOST_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 FOLDER_KEY = "batches.folder"
-BATCHES, MOST_BATCHES = 20, 100  # in one list
-MOST_FILES = 10_000
+BATCHES, MAX_BATCHES = 20, 100  # in one list
+MAX_FILES = 10_000
 
 log = logging.getLogger("ray.serve")
 Handler = Callable[[Grant, HttpRequest], Awaitable[HttpAnswer]]
@@ -98,7 +98,7 @@ class BatchHandlers:
         order = query.get("order", "desc")
         if order not in ("asc", "desc"):
             raise InvalidValue("order must be asc or desc", "order")
-        limit = _limit(query, MOST_FILES, MOST_FILES)
+        limit = _limit(query, MAX_FILES, MAX_FILES)
         found, more = await asyncio.to_thread(
             store.files.page,
             grant.name,
@@ -129,14 +129,14 @@ class BatchHandlers:
     async def _create(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         store, limits = self._store, self._router.service.args.limits
         _require_bulk(grant)
-        body = await bodies.body(http_request, MOST_BODY_BYTES, limits.body_timeout_s)
+        body = await bodies.body(http_request, MAX_BODY_BYTES, limits.body_timeout_s)
         address = str(http_request.address or "")
         given, http_request.ignored = parse_batch(body, grant.ignores(limits))
         return _json(await asyncio.to_thread(store.create, grant, given, address))
 
     async def _batches(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         store, query = self._store, _query(http_request, ("after", "limit"))
-        limit = _limit(query, BATCHES, MOST_BATCHES)
+        limit = _limit(query, BATCHES, MAX_BATCHES)
         found, more = await asyncio.to_thread(store.page, grant.name, query.get("after"), limit)
         return _page(BatchList, found, more)
 
@@ -214,7 +214,7 @@ async def _nothing_more() -> Message:
 
 
 def _require_bulk(grant: Grant) -> None:
-    """Raise PriorityNotAllowed if the key may not run batches."""
+    """Raise PriorityNotAllowed if the key is not allowed to run batches."""
     if grant.priorities is not None and "bulk" not in grant.priorities:
         raise PriorityNotAllowed.of_batches(grant.priorities)
 

@@ -9,11 +9,11 @@ from router.errors import InvalidValue, RequestTimeout, RequestTooLarge, shorten
 
 OffLoop = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 
-MOST_GZIP_FILES = 32  # in one body
+MAX_GZIP_FILES = 32  # in one body
 GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body can become, however small it was sent
 ON_LOOP_BYTES = 64 * 1024  # a gzip body that becomes more is inflated in a thread
 GZIP = b"\x1f\x8b"  # how every file begins
-MOST_RATIO = 1032  # of deflate: a larger size in a trailer is no size
+MAX_RATIO = 1032  # of deflate: a larger size in a trailer is no size
 
 
 async def body(
@@ -60,7 +60,7 @@ class _Inflated:
         if (
             self._sent.startswith(GZIP)
             and len(self._sent) <= ON_LOOP_BYTES
-            and min(self._limit, self._may_become) < size <= MOST_RATIO * len(self._sent)
+            and min(self._limit, self._may_become) < size <= MAX_RATIO * len(self._sent)
         ):
             raise self._too_large()
 
@@ -78,9 +78,9 @@ class _Inflated:
     def _all(self, most: int) -> bytes | None:
         parts, left, sent = list[bytes](), most, self._sent
         while sent:  # a gzip body can be several files in a row
-            if len(parts) == MOST_GZIP_FILES:  # each costs a copy of what follows it
+            if len(parts) == MAX_GZIP_FILES:  # each costs a copy of what follows it
                 raise InvalidValue(
-                    f"the body is more than {MOST_GZIP_FILES} gzip files after one another; send "
+                    f"the body is more than {MAX_GZIP_FILES} gzip files after one another; send "
                     "one",
                     "content-encoding",
                 )

@@ -21,7 +21,7 @@ from deployments.ingress import fast_path, startup
 from deployments.ingress.application import Application, log
 from deployments.ingress.auth import Access
 from deployments.ingress.batches import runner_of
-from deployments.ingress.peers import Peers, Reports, listening_host
+from deployments.ingress.peers import BucketReports, Peers, listening_host
 from deployments.ingress.processor import ProcessorShare
 from deployments.ingress.rate_limits import RateLimiter
 from deployments.ingress.views import Views
@@ -108,7 +108,7 @@ class Router:
         self.access = Access(args, RateLimiter(exchange=self._peers.exchange))
         loop = asyncio.get_running_loop()
         self._keeping_even = loop.create_task(self.access.rate_limiter.run())
-        startup.say_switches()
+        startup.log_missing_switches()
         self._watching = loop.create_task(
             startup.StartupLog(args, self.views.waiting_for, startup.cluster).run()
         )
@@ -174,7 +174,7 @@ class Router:
         self.service.ledger.routers = routers
         self.access.rate_limiter.routers_are(routers)
 
-    async def exchange(self, router: str, reports: Reports) -> tuple[str, Reports]:
+    async def exchange(self, router: str, reports: BucketReports) -> tuple[str, BucketReports]:
         """Return this router's id and its reports; other routers call this twice a second while
         keys have limits.
         """

@@ -52,7 +52,7 @@ class KnownRequests:
         return len(self._known)
 
     def find(self, sent: Sent, grant: Grant, catalogue: Catalogue) -> KnownRequest | None:
-        """What was read from `sent` with this grant and catalogue; a reload replaces both."""
+        """The request read from `sent` with this grant and catalogue; a reload replaces both."""
         if catalogue is not self._catalogue:
             self._known.clear()
             self._catalogue = catalogue

@@ -10,7 +10,7 @@ from router.keys import Grant
 from router.names import SIDES
 from router.spaces import NamedSpace
 
-Card = dict[str, Any]
+ModelEntry = dict[str, Any]
 
 
 class ModelList:
@@ -19,7 +19,7 @@ class ModelList:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def cards(self, caller: Grant) -> list[Card]:
+    def cards(self, caller: Grant) -> list[ModelEntry]:
         """The entries of OpenAI's list."""
         models = self._service.args.models
         return [
@@ -34,7 +34,7 @@ class ModelList:
             *self._collections(caller),
         ]
 
-    def card(self, given: str, caller: Grant, rerankers: Sequence[str]) -> Card:
+    def card(self, given: str, caller: Grant, rerankers: Sequence[str]) -> ModelEntry:
         """One entry of that list, or the meaning of a name with a suffix. Raises ModelNotFound,
         whose message also has the names of `rerankers`.
         """
@@ -80,7 +80,7 @@ class ModelList:
         names = *self._names(caller), *collections, *rerankers
         return ModelNotFound(given, names, more=more, suffixes=SIDES)
 
-    def _card(self, name: str) -> Card:
+    def _card(self, name: str) -> ModelEntry:
         tiers = {str(tier): model for tier, model in self._service.args.tiers.items()}
         served_by = tiers.get(name) or (name if name in self._service.args.models else None)
         card = _entry(name, "embedding" if name in self._service.args.models else "tier")
@@ -93,7 +93,7 @@ class ModelList:
             }
         return card
 
-    def _collections(self, caller: Grant) -> Iterator[Card]:
+    def _collections(self, caller: Grant) -> Iterator[ModelEntry]:
         for name, collection in self._service.catalogue.collections.items():
             if caller.collections is not None and name not in caller.collections:
                 continue
@@ -101,7 +101,7 @@ class ModelList:
                 if any(caller.may_use(one.model) for one in collection.encoders_for(side)):
                     yield self._collection(f"{name}-{side}" if side else name, collection)
 
-    def _collection(self, name: str, collection: NamedSpace) -> Card:
+    def _collection(self, name: str, collection: NamedSpace) -> ModelEntry:
         spaces = [str(space) for space in collection.spaces]
         if len(spaces) > 1:
             return _entry(name, "collection") | {"spaces": spaces}
@@ -113,7 +113,7 @@ class ModelList:
         }
 
 
-def _entry(name: str, kind: str) -> Card:
+def _entry(name: str, kind: str) -> ModelEntry:
     return {
         "id": name,
         "object": "model",

@@ -10,7 +10,7 @@ import termios
 from asyncio import WriteTransport
 from contextlib import suppress
 
-LEAST_BYTES_PER_S = 1000  # that a reader must take on average
+MIN_BYTES_PER_S = 1000  # that a reader must take on average
 PATIENCE = 4  # times `limits.send_timeout_s`: the longest wait for one step
 
 
@@ -25,13 +25,13 @@ def unread(transport: WriteTransport) -> int:
 
 
 class Pace:
-    """How long a reader may go on without taking anything."""
+    """The seconds that a reader can continue without reading anything."""
 
     def __init__(self, stall_s: float) -> None:
         self.look_s = stall_s / 4  # how often to look
-        self._left_s, self._most_s = stall_s, PATIENCE * stall_s
+        self._left_s, self._max_s = stall_s, PATIENCE * stall_s
 
     def late(self, taken: int, passed_s: float) -> bool:
         """Whether the reader is too slow, after it took `taken` bytes in `passed_s`."""
-        self._left_s = min(self._most_s, self._left_s - passed_s + taken / LEAST_BYTES_PER_S)
+        self._left_s = min(self._max_s, self._left_s - passed_s + taken / MIN_BYTES_PER_S)
         return self._left_s <= 0

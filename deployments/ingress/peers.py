@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 0.4  # less than the time between two exchanges
 
-Reports = Mapping[Limit, BucketReport]
+BucketReports = Mapping[Limit, BucketReport]
 
 
 class Peers:
@@ -38,7 +38,7 @@ class Peers:
         names = [replica.unique_id for replica in listed]
         return routers_of(self.own_id, names, serve_internals.own_config())
 
-    async def exchange(self, reports: Reports) -> dict[str, Reports]:
+    async def exchange(self, reports: BucketReports) -> dict[str, BucketReports]:
         """Return the replies of the others; raises if a replica that Serve lists does not reply."""
         answers = await self._handle.broadcast("exchange", self.own_id, reports).results_async(
             timeout_s=ANSWER_S

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from router.errors import RateLimitExceeded
 from router.keys import Grant
-from router.quota import EXCHANGE_S, Bucket, BucketReport, Kind, Limit, Quotas
+from router.quota import EXCHANGE_S, Bucket, BucketReport, Limit, LimitKind, Quotas
 
 READ_CHARACTERS_A_TOKEN = 400  # a refused request costs a hundredth of an answer
-NOT_SOONER_S = 0.02  # a request starts no exchange earlier than this after the last one
+NOT_SOONER_S = 0.02  # minimum time between two exchanges that requests start
 
 Replies = Mapping[str, Mapping[Limit, BucketReport]]  # by router
 Exchange = Callable[[Mapping[Limit, BucketReport]], Awaitable[Replies]]
@@ -29,7 +29,7 @@ class Account(NamedTuple):
 
     requests: Bucket | None
     tokens: Bucket | None
-    each: tuple[tuple[Kind, Bucket], ...]  # the limits that are set
+    each: tuple[tuple[LimitKind, Bucket], ...]  # the limits that are set
 
 
 class RateLimiter:
@@ -44,7 +44,7 @@ class RateLimiter:
         self._clock, self._exchange = clock, exchange
         self._quotas = Quotas()
         self._asking: asyncio.Task[None] | None = None
-        self._asked_s = float("-inf")
+        self._exchanged_s = float("-inf")
         self._failed = False
         self._limits: dict[str, tuple[Limit, ...]] = {}  # by the name of the key
         self._accounts: dict[str, Account] = {}  # of keys that were used
@@ -72,7 +72,7 @@ class RateLimiter:
             await self.take_after_all("requests", requests, 1)
         return Charge(self, account, self._clock)
 
-    async def take_after_all(self, kind: Kind, bucket: Bucket, cost: int) -> None:
+    async def take_after_all(self, kind: LimitKind, bucket: Bucket, cost: int) -> None:
         """Try a refused charge again after an exchange, or raise RateLimitExceeded."""
         if self._quotas.routers > 1 and bucket.elsewhere(cost):
             await self.exchange()
@@ -80,8 +80,8 @@ class RateLimiter:
                 return
         raise self._refusal(kind, bucket, cost)
 
-    def left(self, grant: Grant) -> list[tuple[Kind, int, int, float]]:
-        """For each limit of a key: its kind, its size, the rest, and the seconds until it is full
+    def left(self, grant: Grant) -> list[tuple[LimitKind, int, int, float]]:
+        """The kind, size and rest of each limit of a key, and the seconds until it is full
         again.
         """
         account, now = self._account(grant), self._clock()
@@ -100,8 +100,8 @@ class RateLimiter:
     async def run(self) -> None:
         """Exchange twice a second, forever, while any key has limits.
 
-        This includes times when no other router is known: a router that has just started knows of
-        this one before this one knows of it.
+        This includes times when no other router is listed: a router that has just started lists
+        this one before this one lists it.
         """
         while True:
             await asyncio.sleep(EXCHANGE_S)
@@ -116,7 +116,7 @@ class RateLimiter:
         if self._exchange is None:
             return
         if self._asking is None:
-            if self._clock() - self._asked_s < NOT_SOONER_S:
+            if self._clock() - self._exchanged_s < NOT_SOONER_S:
                 return
             self._asking = asyncio.get_running_loop().create_task(
                 self._run_exchange(self._exchange)
@@ -138,7 +138,7 @@ class RateLimiter:
         else:
             self._failed = False
         finally:
-            self._asked_s, self._asking = self._clock(), None
+            self._exchanged_s, self._asking = self._clock(), None
         self._quotas.exchanged(replies, self._clock())
 
     def _account(self, grant: Grant) -> Account | None:
@@ -151,7 +151,7 @@ class RateLimiter:
             self._accounts[grant.name] = account
         return account
 
-    def _refusal(self, kind: Kind, bucket: Bucket, cost: int) -> RateLimitExceeded:
+    def _refusal(self, kind: LimitKind, bucket: Bucket, cost: int) -> RateLimitExceeded:
         return RateLimitExceeded(
             f"{bucket.per_minute} {kind} per minute", bucket.wait_s(cost, self._clock())
         )

@@ -19,7 +19,7 @@ from router.shapes.form import Errors
 
 
 class RerankForm(NamedTuple):
-    """How a request is read, and how its answer is written; the id is the request's.
+    """A reader of requests and a writer of answers; the id is the request's.
 
     `read` drops unknown fields if its last argument is true.
     """

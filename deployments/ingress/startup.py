@@ -1,6 +1,6 @@
 """Log messages of a router's start: missing switches, and what each model waits for.
 
-Serve logs everything it knows every 30 s; this logs one sentence per model, once.
+Serve logs its whole status every 30 s; this logs one sentence per model, once.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ GROWS = "where an autoscaler adds nodes, one may be on its way"
 log = logging.getLogger("ray.serve")
 
 
-def say_switches() -> None:
+def log_missing_switches() -> None:
     """Log one line if switches are missing that make the service faster or safer."""
     if (lacking := missing(os.environ)) is not None:
         log.info(lacking)

@@ -20,9 +20,9 @@ FIELDS = ("file", "purpose")
 PURPOSE = "batch"
 AT_ONCE_BYTES = 1024 * 1024  # parsed and written in one step of a thread
 AROUND_BYTES = 64 * 1024  # boundaries, headers and fields around a file
-MOST_FIELD_BYTES = 200
-MOST_NAME_CHARACTERS = 255
-LEAST_BYTES_PER_S = 64 * 1024  # a slower upload occupies its place for too long
+MAX_FIELD_BYTES = 200
+MAX_NAME_CHARACTERS = 255
+MIN_BYTES_PER_S = 64 * 1024  # a slower upload occupies its place for too long
 
 
 async def receive_file(
@@ -85,7 +85,7 @@ async def _fed(http_request: HttpRequest, limits: Limits, form: "UploadForm") ->
         waiting, size = waiting + len(part), size + len(part)
         if size > limits.max_file_bytes + AROUND_BYTES:
             raise _too_large(limits)
-        allowed_s = limits.body_timeout_s + size / LEAST_BYTES_PER_S
+        allowed_s = limits.body_timeout_s + size / MIN_BYTES_PER_S
         if time.monotonic() - began_s > allowed_s:
             raise RequestTimeout(allowed_s)
         if waiting >= AT_ONCE_BYTES or not more:
@@ -152,7 +152,7 @@ class UploadForm:
         self._seen[self._field] = bytearray()
         if self._field == "file":
             name = options.get(b"filename", b"").decode("utf-8", "replace")
-            self._filename = "".join(filter(str.isprintable, name))[:MOST_NAME_CHARACTERS]
+            self._filename = "".join(filter(str.isprintable, name))[:MAX_NAME_CHARACTERS]
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._field == "file":
@@ -161,7 +161,7 @@ class UploadForm:
         if (value := self._seen.get(self._field)) is None:
             return
         value.extend(data[start:end])
-        if len(value) > MOST_FIELD_BYTES:
+        if len(value) > MAX_FIELD_BYTES:
             raise InvalidValue(f"{self._field} is too long", self._field)
 
     def _end(self) -> None:

@@ -24,7 +24,7 @@ from router.strict_yaml import read
 SECTIONS = ("routing", "tiers")
 MAX_BODY_BYTES = 32 * 1024  # ten times the longest policy we have seen; YAML is read at 100 kB/s
 MAX_DEPTH = 16
-MOST_PROBLEMS = 20
+MAX_PROBLEMS = 20
 # fields of a policy that are shown even at their defaults
 SHOWN = (
     "policy",
@@ -168,7 +168,7 @@ def _yaml(body: bytes) -> Any:
 
 
 def _refused(error: ConfigError) -> InvalidValue:
-    first, rest = error.problems[:MOST_PROBLEMS], len(error.problems) - MOST_PROBLEMS
+    first, rest = error.problems[:MAX_PROBLEMS], len(error.problems) - MAX_PROBLEMS
     return InvalidValue("\n".join([*first, *([f"and {rest} more"] if rest > 0 else [])]))
 
 

@@ -17,7 +17,7 @@ def routers_finding(
     machine: Machine, args: RouterArgs, booked: Sequence[DeploymentResources]
 ) -> Iterator[Finding]:
     """Yield one finding if models with known curves use cards."""
-    by_name = {one.deployment: one for one in booked}
+    by_name = {booking.deployment: booking for booking in booked}
     router = by_name.get(ROUTER)
     cards = list(_cards(machine, args, by_name))
     if router is None or not cards:
@@ -33,8 +33,8 @@ def routers_finding(
     if needed > router.most:
         full = [
             _what(shape)
-            for shape, one in ((QUESTION, questions), (DOCUMENTS, documents))
-            if math.ceil(one.routers) > router.most
+            for shape, needed in ((QUESTION, questions), (DOCUMENTS, documents))
+            if math.ceil(needed.routers) > router.most
         ]
         todo = (
             f"with requests of {' and '.join(full)} the routers are full before the cards: set "
@@ -49,13 +49,13 @@ def _cards(
     """Yield each model's share of the cards with all replicas, capped at those of this machine."""
     models = args.deployed
     given = {
-        name: (one.most, min(1.0, one.gpus))
-        for name, one in booked.items()
-        if one.gpus and name in models
+        name: (booking.most, min(1.0, booking.gpus))
+        for name, booking in booked.items()
+        if booking.gpus and name in models
     }
-    total = sum(most * share for most, share in given.values())
+    total = sum(limit * share for limit, share in given.values())
     here = math.inf if isinstance(machine.gpus, str) else len(machine.gpus)
-    for name, (most, share) in given.items():
+    for name, (limit, share) in given.items():
         model = models[name]
         if model.curve is None and model.profile is None:
             continue
@@ -64,7 +64,7 @@ def _cards(
         except (OSError, ValueError):
             continue  # check-config reports it
         template = (model.template or "") if isinstance(model, RerankerConfig) else ""
-        cards = most * share * min(1.0, here / total)
+        cards = limit * share * min(1.0, here / total)
         yield Card(curve, cards, len(template) // CHARACTERS_A_TOKEN)
 
 

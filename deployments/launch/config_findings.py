@@ -36,7 +36,7 @@ def config_findings(machine: Machine, path: Path) -> Iterator[Finding]:
         return
     if not report.problems:
         yield Finding("config", "ok", f"{path}: {report.summary}")
-    if (note := serve_config.slow_way(path)) is not None:
+    if (note := serve_config.slow_path_warning(path)) is not None:
         yield Finding("access log", "warn", note)
     yield from _profiles(machine, args, path)
     options = read(path.read_bytes()).get("http_options") or {}
@@ -76,7 +76,7 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
     Models that book a GPU are compared with the memory of the largest one.
     """
     all_booked = bookings(args, serve)
-    booked = {one.deployment: one for one in all_booked if one.replicas}
+    booked = {booking.deployment: booking for booking in all_booked if booking.replicas}
     gpus = [] if isinstance(machine.gpus, str) else list(machine.gpus)
     needed_cpu, unknown = 0, []
     for name, model in args.deployed.items():
@@ -133,7 +133,7 @@ def _cpu_builds(
     machine: Machine, args: RouterArgs, booked: list[DeploymentResources]
 ) -> Iterator[Finding]:
     """Report packages that compute on the CPU alone where models book GPUs."""
-    on_cards = {one.deployment for one in booked if one.gpus}
+    on_cards = {booking.deployment for booking in booked if booking.gpus}
     used = {
         package
         for name, model in args.deployed.items()

@@ -18,7 +18,7 @@ from deployments.service.score_proofs import check_scores_reading
 from deployments.service.shared_cache import open_shared
 from router.config import DecisionLogConfig, RouterArgs
 from router.encoder_check import load_encoders
-from router.fingerprint import CardProof, Proof, load_of
+from router.fingerprint import CardProof, ModelProof, load_of
 from router.model_config import ModelConfig, resolve_path
 from router.models import build_policy, curve_of, memory_bytes
 from router.rerank_config import RerankerConfig
@@ -95,8 +95,8 @@ def _of_model(name: str, model: ModelConfig, args: RouterArgs) -> Iterable[str]:
     return []
 
 
-def _proofs(args: RouterArgs) -> dict[str, Proof]:
-    proofs: dict[str, Proof] = {}
+def _proofs(args: RouterArgs) -> dict[str, ModelProof]:
+    proofs: dict[str, ModelProof] = {}
     for name, model in args.models.items():
         if model.fingerprint is None:
             continue
@@ -129,7 +129,7 @@ def _unwritable(settings: DecisionLogConfig, base_dir: str | None) -> str | None
 
 def _no_folder(folder: Path) -> str | None:
     """Return why nothing can be written in a folder, which need not exist yet; None if it can."""
-    found = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    found = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not found.is_dir():
         return f"{found} is a file, so no folder can be made below it"
     return None if os.access(found, os.W_OK) else f"{found} may not be written"

@@ -3,8 +3,8 @@
 It dies with its parent, is closed to strangers, and is drained before it ends.
 
 Ray Serve writes HAProxy's config and has no switch for some of its settings, so this file changes
-that text before HAProxy reads it. It imports only the standard library, because it is also the
-program that Serve starts: see `starter`.
+that text before HAProxy reads it. It is also the program that Serve starts, and as such imports
+only the standard library: see `starter`.
 """
 
 import ctypes
@@ -59,13 +59,18 @@ def starter(folder: Path, binary: str, headers_s: float, body_s: float) -> Path:
 
     A client has `headers_s` to send all headers of a request, and `body_s` to send its body.
     """
+    from router.routes import ROUTES  # here, because the program runs without packages
+
+    served = {route.path.rpartition("/")[2] for route in ROUTES if route.model_serves}
+    endings = " ".join(f"/{part}" for part in sorted(served))
+    given = [str(folder), binary, str(headers_s), str(body_s), endings]
     for status in ERRORS:
         (folder / f"{status}.http").write_bytes(error_response(status))
     program = folder / "haproxy"
     program.write_text(
         f"#!{sys.executable} -IS\n"
         "import runpy, sys\n"
-        f"sys.argv[1:1] = [{str(folder)!r}, {binary!r}, {str(headers_s)!r}, {str(body_s)!r}]\n"
+        f"sys.argv[1:1] = {given!r}\n"
         f"runpy.run_path({__file__!r}, run_name='__main__')\n"
     )
     program.chmod(0o700)
@@ -91,7 +96,7 @@ def error_response(status: int) -> bytes:
     return "\r\n".join([*lines, "connection: close", "", body]).encode()
 
 
-def hardened(config: str, folder: Path, headers_s: float, body_s: float) -> str:
+def hardened(config: str, folder: Path, headers_s: float, body_s: float, endings: str) -> str:
     """Return Serve's HAProxy config with our changes.
 
     Statistics are on loopback, headers have a time limit, errors are ours, and routers get the
@@ -104,9 +109,9 @@ def hardened(config: str, folder: Path, headers_s: float, body_s: float) -> str:
 
     As long as no application exists, every 404 is a 503 instead: the service is starting.
 
-    Requests for embeddings carry a header that turns off Serve's disconnect watcher, because the
-    router watches for disconnects itself. With it, Serve creates one task per request instead of
-    two, and none for a request that is answered at once.
+    Requests that models serve, whose paths end in one of `endings`, carry a header that turns off
+    Serve's disconnect watcher, because the router watches for disconnects itself. With it, Serve
+    creates one task per request instead of two, and none for a request that is answered at once.
     """
     config = re.sub(
         r"(?m)^((?:frontend prometheus|listen stats)\n\s*bind )\*?:", r"\g<1>127.0.0.1:", config
@@ -117,7 +122,7 @@ def hardened(config: str, folder: Path, headers_s: float, body_s: float) -> str:
         r"(?m)^frontend http_frontend\n\s*bind .*\n",
         lambda found: (
             f"{found[0]}    http-request set-header x-request-disconnect-disabled ?1 if {{ "
-            f"path_end /embeddings }}\n"
+            f"path_end {endings} }}\n"
             f"    http-request wait-for-body time {_ms(body_s)}ms if METH_POST\n"
         ),
         config,
@@ -198,8 +203,8 @@ def _all_idle(folder: Path, drained: set[int]) -> bool:
             except psutil.NoSuchProcess:
                 continue
             if not connections or any(
-                one.status == psutil.CONN_LISTEN or one.laddr.port not in ports
-                for one in connections
+                connection.status == psutil.CONN_LISTEN or connection.laddr.port not in ports
+                for connection in connections
             ):
                 return False
     return True
@@ -216,18 +221,18 @@ def _rows(admin: Path) -> list[dict[str, str]]:
 
 def command(admin: Path, text: str) -> str:
     """Send a command to the admin socket of a HAProxy, and return its reply. Raises OSError."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as one:
-        one.settimeout(2.0)
-        one.connect(str(admin))
-        one.sendall(f"{text}\n".encode())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as admin_socket:
+        admin_socket.settimeout(2.0)
+        admin_socket.connect(str(admin))
+        admin_socket.sendall(f"{text}\n".encode())
         parts = []
-        while part := one.recv(65536):
+        while part := admin_socket.recv(65536):
             parts.append(part)
     return b"".join(parts).decode()
 
 
 def _start(
-    folder: Path, binary: str, headers_s: float, body_s: float, arguments: list[str]
+    folder: Path, binary: str, headers_s: float, body_s: float, endings: str, arguments: list[str]
 ) -> None:
     # otherwise it outlives a killed Ray and keeps the port
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -236,10 +241,11 @@ def _start(
         at = arguments.index("-f") + 1
         given = Path(arguments[at])
         changed = folder / CONFIG
-        changed.write_text(hardened(given.read_text(), folder, headers_s, body_s))
+        changed.write_text(hardened(given.read_text(), folder, headers_s, body_s, endings))
         arguments[at] = str(changed)
     os.execv(binary, [binary, *arguments])
 
 
 if __name__ == "__main__":
-    _start(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4]), sys.argv[5:])
+    own, binary, headers_s, body_s, endings, *arguments = sys.argv[1:]
+    _start(Path(own), binary, float(headers_s), float(body_s), endings, arguments)

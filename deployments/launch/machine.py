@@ -47,7 +47,7 @@ class Machine(NamedTuple):
     compiler: str | None = "cc"
     headers: Path | None = None  # the folder that should hold Python.h
     glibc: str | None = None  # None where the C library is another one
-    most_open_files: int | None = None  # to which a process can raise its limit; None if any
+    max_open_files: int | None = None  # to which a process can raise its limit; None if any
     services: Sequence[int] = ()  # the processes of `embedding-router run` of this user
 
 
@@ -76,7 +76,7 @@ def this_machine() -> Machine:
         next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None),
         Path(sysconfig.get_path("include")),
         _glibc(),
-        _most_open_files(),
+        _max_open_files(),
         running(FOLDERS),
     )
 
@@ -87,9 +87,9 @@ def devices() -> list[str]:
     return [*([] if isinstance(cards, str) else [card[0] for card in cards]), processor()]
 
 
-def _most_open_files() -> int | None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if most == resource.RLIM_INFINITY else most
+def _max_open_files() -> int | None:
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _cpus() -> float | None:

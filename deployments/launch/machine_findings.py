@@ -25,7 +25,7 @@ PORTS = {
 
 
 def machine_findings(machine: Machine) -> Iterator[Finding]:
-    """Yield what concerns the machine alone, its ports aside."""
+    """Yield the findings about the machine itself, except its ports."""
     yield from _python(machine)
     yield from _torch(machine)
     yield from _gpu(machine)
@@ -254,15 +254,15 @@ def _room(machine: Machine) -> Iterator[Finding]:
 
 
 def _open_files(machine: Machine) -> Finding:
-    most, given = machine.most_open_files, machine.environment.get(MAXCONN, "")
-    if most is not None and given.isdecimal() and (needed := files_for(int(given))) > most:
+    limit, given = machine.max_open_files, machine.environment.get(MAXCONN, "")
+    if limit is not None and given.isdecimal() and (needed := files_for(int(given))) > limit:
         return Finding(
             "open files",
             "fail",
-            f"at most {most}, and HAProxy does not start with fewer than {needed} ({MAXCONN}="
+            f"at most {limit}, and HAProxy does not start with fewer than {needed} ({MAXCONN}="
             f"{given})",
             "raise the hard limit (`LimitNOFILE` of the container runtime or of the systemd unit, "
-            f"or limits.conf), or set {MAXCONN}={max(1, connections_with(most))}",
+            f"or limits.conf), or set {MAXCONN}={max(1, connections_with(limit))}",
         )
     few = machine.open_files < OPEN_FILES
     todo = "ulimit -n 65536" if few else ""

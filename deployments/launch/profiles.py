@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
-from router.calibration import MOST_TEXTS, expected_s
+from router.calibration import MAX_TEXTS, expected_s
 from router.calls import max_rows
 from router.config import RouterArgs
 from router.models import curve_of, profile_device
@@ -48,7 +48,7 @@ def foreign_profiles(args: RouterArgs, here: Collection[str]) -> Foreign | None:
             continue
         models.append(name)
         devices[device] = None
-        most_texts = min(MOST_TEXTS, max_rows(model.dimensions), args.limits.max_items)
+        max_texts = min(MAX_TEXTS, max_rows(model.dimensions), args.limits.max_items)
         curve = curve_of(name, model, args.base_dir)
-        total_s += expected_s(curve, model.max_tokens, most_texts, model.attention_tokens)
+        total_s += expected_s(curve, model.max_tokens, max_texts, model.attention_tokens)
     return Foreign(tuple(models), tuple(devices), total_s) if models else None

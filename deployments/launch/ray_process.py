@@ -83,11 +83,11 @@ def serving(
     try:
         try:
             _on_signals(stopped)
-            say("starting Ray", "starting", what="Ray")
+            announce("starting Ray", "starting", what="Ray")
             context = _start_ray(dashboard_port, metrics_port, stopped)
             _on_signals(stopped)  # Ray installed its own handler of SIGTERM
             _require_room(config)
-            say("starting Ray Serve", "starting", what="Ray Serve")
+            announce("starting Ray Serve", "starting", what="Ray Serve")
             client = serve_internals.start_serve(wanted)
             serve_internals.deploy(client, wanted)
         except (ray.exceptions.RayError, RuntimeError, OSError) as error:
@@ -101,7 +101,7 @@ def serving(
             with redirect_stdout(
                 StringIO()
             ):  # Ray reports the controller's death, which is intended here
-                if not gone():  # otherwise a call that waits in another thread may never end
+                if not gone():  # otherwise a call that waits in another thread could never end
                     if client is not None:
                         serve_internals.shut_down(client, SHUTDOWN_S)
                     ray.shutdown()
@@ -152,7 +152,7 @@ def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Ev
             _end(psutil.Process().children(recursive=True), linger_s=0)
             if not left or stopped.is_set():
                 raise StartError(f"Ray did not start: {error}") from error
-            say(f"Ray did not start, once more: {error}", "retry", message=str(error))
+            announce(f"Ray did not start, once more: {error}", "retry", message=str(error))
 
 
 def _require_room(config: Mapping[str, Any]) -> None:
@@ -172,11 +172,11 @@ def _require_room(config: Mapping[str, Any]) -> None:
         if application.get("import_path") in IMPORT_PATHS
         for booking in bookings(parse_args(application.get("args") or {}), application)
     ]
-    have = [node(one["Resources"]) for one in ray.nodes()]  # type: ignore[no-untyped-call]
+    have = [node(item["Resources"]) for item in ray.nodes()]  # type: ignore[no-untyped-call]
     if never := waiting(first_ones(booked), have):
         raise StartError("\n".join(wait.sentence for wait in never))
     for wait in waiting(booked, have):
-        say(wait.sentence, "waiting", name=wait.deployment, resource=wait.resource)
+        announce(wait.sentence, "waiting", name=wait.deployment, resource=wait.resource)
 
 
 def _drain(config: Mapping[str, Any], haproxy_folder: Path | None, drain_s: float) -> None:
@@ -192,7 +192,7 @@ def _drain(config: Mapping[str, Any], haproxy_folder: Path | None, drain_s: floa
                 f"requests are under way and get up to {drain_s:g} s to end; a second signal "
                 "ends everything at once"
             )
-            say(message, "draining", seconds=drain_s)
+            announce(message, "draining", seconds=drain_s)
             haproxy.drain(haproxy_folder, drain_s)
         return
     serve_internals.delete_applications(
@@ -246,7 +246,7 @@ def _end(processes: list[psutil.Process], linger_s: float) -> None:
     psutil.wait_procs(alive, timeout=LINGER_S)
 
 
-def say(line: str, event: str, **fields: object) -> None:
+def announce(line: str, event: str, **fields: object) -> None:
     """Print one event: a line with the time since the start, or with --json an object.
 
     Events are dropped, and serving goes on, once the reader of the output has ended (`| head`, a
@@ -259,7 +259,7 @@ def say(line: str, event: str, **fields: object) -> None:
         line = f"{since_s:6.1f} s  {line}"
     try:
         click.echo(line)
-    except OSError as error:  # of a full disk, the next event may find room
+    except OSError as error:  # after a full disk, the next event can succeed
         if error.errno in (errno.EPIPE, errno.EIO):
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())

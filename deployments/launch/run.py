@@ -34,7 +34,7 @@ from deployments.launch.machine import devices
 from deployments.launch.profiles import foreign_profiles
 from deployments.launch.ray_process import (
     StartError,
-    say,
+    announce,
     serving,
 )
 from deployments.launch.watching import Ended, wait_until_ready, watch
@@ -97,7 +97,7 @@ def main(
             f"{path}: http_options.host is a name or an address, http_options.port a number"
         )
     config["http_options"] = http
-    say(f"checking {path}", "checking", file=str(path))
+    announce(f"checking {path}", "checking", file=str(path))
     stopped = Event()
     try:
         _require_free(http["host"], http["port"])
@@ -109,19 +109,19 @@ def main(
             (folder / OWNER).write_text(owner(psutil.Process()))
             limits = _limits(config)
             headers_s, body_s = (
-                min(one.headers_timeout_s for one in limits),
-                max(one.body_timeout_s for one in limits),
+                min(limit.headers_timeout_s for limit in limits),
+                max(limit.body_timeout_s for limit in limits),
             )
             in_front = None if http.get("ssl_certfile") else _haproxy(folder, headers_s, body_s)
             client_s = max(CLIENT_S, body_s + CLIENT_S / 4)  # the error for a late body comes first
-            requests = max(one.max_requests for one in limits)
+            requests = max(limit.max_requests for limit in limits)
             os.environ.update(
                 environment(os.environ, http["port"], folder, in_front, client_s, requests)
             )
             if auth == "none":
                 _open(path, config)
             _check(path, "127.0.0.1" if auth == "none" else http["host"])
-            drain_s = max(one.request_timeout_s for one in limits)
+            drain_s = max(limit.request_timeout_s for limit in limits)
             with serving(
                 config,
                 dashboard_port,
@@ -133,10 +133,10 @@ def main(
             ) as logs:
                 reported = wait_until_ready(config, logs, stopped)
                 watch(logs, reported, stopped)
-                say("stopping", "stopping")
+                announce("stopping", "stopping")
     except Ended as problem:
         if not stopped.is_set():
-            say(f"{problem}; starting again", "restart", message=str(problem))
+            announce(f"{problem}; starting again", "restart", message=str(problem))
             # a new process: this one's variables were read when Serve was imported
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], given_environment)
     except (StartError, NoPorts, NotOurs) as problem:
@@ -177,19 +177,19 @@ def _open(path: Path, config: dict[str, Any]) -> None:
 def _check(path: Path, host: str) -> None:
     """Raise StartError for problems that can be found before Ray starts."""
     from deployments.launch.model_check import hub_problems
-    from deployments.launch.serve_config import IMPORT_PATH, check, slow_way
+    from deployments.launch.serve_config import IMPORT_PATH, check, slow_path_warning
 
     if problems := check(path, host):
         raise StartError("\n".join([f"{path} has {len(problems)} problem(s):", *problems]))
-    if (note := slow_way(path)) is not None:
-        say(note, "access_log")
+    if (note := slow_path_warning(path)) is not None:
+        announce(note, "access_log")
     here = devices()
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it logs every attempt
     for index, application in enumerate(_read(path)["applications"]):
         if application.get("import_path") == IMPORT_PATH:
             args = parse_args(application.get("args") or {})
             if (foreign := foreign_profiles(args, here)) is not None:
-                say(f"{foreign.found(here)}; {foreign.todo(str(path))}", "profiles")
+                announce(f"{foreign.found(here)}; {foreign.todo(str(path))}", "profiles")
             for name, model in args.served.items():
                 for problem in hub_problems(
                     model, args.base_dir, f"applications[{index}].args.{args.place_of(name)}"

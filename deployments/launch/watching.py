@@ -12,9 +12,9 @@ import httpx
 from deployments.launch.ray_process import (
     POLL_S,
     StartError,
+    announce,
     gone,
     metrics_url,
-    say,
     unless_gone,
 )
 from deployments.serve_internals import RAYLET_ENDS, RAYLET_LOG
@@ -53,9 +53,9 @@ def wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> d
                     tier: model for args in given for tier, model in args.get("tiers", {}).items()
                 }
                 changes = [
-                    one.get("user_config") or {}
-                    for one in config["applications"]
-                    for one in one.get("deployments") or ()
+                    deployment.get("user_config") or {}
+                    for application in config["applications"]
+                    for deployment in application.get("deployments") or ()
                 ]
                 key = (
                     " -H 'authorization: Bearer KEY'"
@@ -68,7 +68,7 @@ def wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> d
                 )
                 named = (f"         {tier}: {model}" for tier, model in tiers.items())
                 lines = [f"ready on {base}; metrics on {metrics}; logs in {logs}", *named, hint]
-                say(
+                announce(
                     "\n".join(lines),
                     "ready",
                     url=base,
@@ -107,11 +107,11 @@ def _status(logs: Path) -> "ServeStatus":
     try:
         return unless_gone(serve.status)
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
-        why = _last_words(logs) if gone() else ""
+        why = _last_error(logs) if gone() else ""
         raise StartError(f"Ray Serve ended by itself ({error}{why}); see {logs}") from error
 
 
-def _last_words(logs: Path) -> str:
+def _last_error(logs: Path) -> str:
     """Return the reason why Ray ended itself, if its log has one."""
     with suppress(OSError):
         lines = (logs / RAYLET_LOG).read_text(errors="replace").splitlines()
@@ -141,14 +141,14 @@ def _require_startable(status: "ServeStatus", logs: Path) -> None:
 def _report_news(status: "ServeStatus", reported: dict[str, str]) -> None:
     """Print what changed since the last call, one line per deployment; `reported` is updated."""
     for key, application in status.applications.items():
-        word, why = application.status.value, _short(application.message)
-        if reported.setdefault(f"/{key}", word) != word:
-            reported[f"/{key}"] = word
-            say(
-                f"application {key} {word.lower()} {why}".rstrip(),
+        state, why = application.status.value, _short(application.message)
+        if reported.setdefault(f"/{key}", state) != state:
+            reported[f"/{key}"] = state
+            announce(
+                f"application {key} {state.lower()} {why}".rstrip(),
                 "application",
                 name=key,
-                status=word,
+                status=state,
                 message=why,
             )
         for name, deployment in application.deployments.items():
@@ -157,7 +157,7 @@ def _report_news(status: "ServeStatus", reported: dict[str, str]) -> None:
             )
             if reported.get(name) != line:
                 reported[name] = line
-                say(
+                announce(
                     line,
                     "deployment",
                     name=name,

@@ -16,7 +16,7 @@ from deployments.engines.base import EngineError
 from deployments.replica import cpu
 from deployments.replica.device import device_name
 from deployments.replica.first_vectors import InCluster
-from deployments.replica.host import Host, log, say_still, start_when_reachable
+from deployments.replica.host import Host, log, log_progress, start_when_reachable
 from deployments.replica.score_identity import any_proof_of
 from deployments.replica.socket_server import ReplicaServer
 from deployments.telemetry import logs, metrics
@@ -51,7 +51,7 @@ class Embedder(Host):
             engine = engines.create(model, base_dir, stats)
             identity = any_proof_of(engine, model_id, model, base_dir, InCluster())
             began = time.monotonic()
-            saying = asyncio.create_task(say_still(model_id, engine))
+            saying = asyncio.create_task(log_progress(model_id, engine))
             try:
                 await start_when_reachable(engine, model_id)
             finally:

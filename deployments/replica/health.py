@@ -88,7 +88,7 @@ class EngineHealth:
             self.stop_probe()
             self._longest_s = max(self._callers.values(), default=0.0)
         else:
-            await self._ask_engine()
+            await self._check_engine()
         self._checks_failed = 0
 
     def _moved_on(self, served_tokens: int) -> bool:
@@ -102,7 +102,7 @@ class EngineHealth:
             served > before[0] or (changes == before[2] and queued < before[1])
         )
 
-    async def _ask_engine(self) -> None:
+    async def _check_engine(self) -> None:
         probe, wait_s = self._probe, 0.0
         if probe is None:
             self._probe = probe = asyncio.ensure_future(self._engine.check_health())
@@ -152,9 +152,9 @@ class EngineHealth:
         """Record that the engine is dead, and end the process once its callers are answered."""
         self.dead = why
         if self._leave is not None and self._leaving is None:
-            self._leaving = asyncio.create_task(self._leave_when_told(self._leave))
+            self._leaving = asyncio.create_task(self._leave_when_idle(self._leave))
 
-    async def _leave_when_told(self, leave: Callable[[int], object]) -> None:
+    async def _leave_when_idle(self, leave: Callable[[int], object]) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(ANSWERED_S):
                 await self._idle.wait()

@@ -60,7 +60,7 @@ async def start_when_reachable(
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
-async def say_still(
+async def log_progress(
     model: str, engine: object, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> None:
     """Log once a minute what a starting engine is doing."""

@@ -32,7 +32,7 @@ class WrongModel(EngineDead):
 
 
 class Identity:
-    """What one replica must prove, and when it last did."""
+    """The proof that one replica must give, and the time of its last proof."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from deployments.dispatch.frames import (
     ERROR,
     HELLO,
     HELLO_BYTES,
-    MOST_BYTES,
+    MAX_BYTES,
     REPLY,
     Frames,
 )
@@ -61,7 +61,7 @@ class _Caller(Frames):
         super().__init__()
         self._listener = listener
         self._known = False
-        self.most_bytes = HELLO_BYTES  # until the right token was sent
+        self.max_bytes = HELLO_BYTES  # until the right token was sent
         self.running: dict[int, asyncio.Task[None]] = {}
         self._patience: asyncio.TimerHandle | None = None
 
@@ -77,7 +77,7 @@ class _Caller(Frames):
             ):
                 self.abort()
                 return
-            self._known, self.most_bytes = True, MOST_BYTES
+            self._known, self.max_bytes = True, MAX_BYTES
             self._forget()
             self._listener.callers.add(self)
             self.write(number, HELLO)

@@ -24,7 +24,7 @@ from router import config
 from router.decision_log import DecisionContext, LogEntry, entry_line, lost_line, setting_line
 
 WRITE_EVERY_S = 0.2
-MOST_WAITING = 20_000  # requests in memory; beyond it the newest are counted and not written
+MAX_WAITING = 20_000  # requests in memory; beyond it the newest are counted and not written
 
 log = logging.getLogger("ray.serve")
 
@@ -38,11 +38,11 @@ class DecisionLog:
         max_bytes: int,
         router: str,
         write: Callable[[int, bytes], int] = os.write,
-        most_waiting: int = MOST_WAITING,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         """Create the folder and the file. Raises OSError when they cannot be written."""
         self._path, self._max_bytes, self._router = path, max_bytes, router
-        self._write_bytes, self._most_waiting = write, most_waiting
+        self._write_bytes, self._max_waiting = write, max_waiting
         self.waiting: deque[tuple[DecisionContext, LogEntry]] = deque()
         self._unsaid = 0  # lost requests that the next line must report
         self.lost = 0  # requests that are not in the file
@@ -59,7 +59,7 @@ class DecisionLog:
         """Queue one request; the thread writes it after at most `WRITE_EVERY_S`."""
         if self._stopped.is_set():
             return
-        if len(self.waiting) < self._most_waiting:
+        if len(self.waiting) < self._max_waiting:
             self.waiting.append((context, entry))
         else:
             self.lost += 1

@@ -30,9 +30,9 @@ from router.schema import EmbeddingsRequest
 
 log = logging.getLogger("ray.serve")
 
-MOST_WAITING = 256  # requests; beyond it the newest are left out
-MOST_AT_ONCE = 4  # of them in flight
-MOST_TEXTS = 16  # of one request
+MAX_WAITING = 256  # requests; beyond it the newest are left out
+MAX_AT_ONCE = 4  # of them in flight
+MAX_TEXTS = 16  # of one request
 DEADLINE_S = 60.0
 
 CONTROL, CANARY = CanaryReport.ARMS
@@ -146,11 +146,11 @@ class Comparison:
             return
         if not self._lanes[shadow.model].replicas:  # no sample is worth a cold start
             self.shadowed.left_out["no ready replica"] += 1
-        elif len(self._waiting) >= MOST_WAITING:
+        elif len(self._waiting) >= MAX_WAITING:
             self.shadowed.left_out["no room"] += 1
         else:
             self._waiting.append(_sample(answered))
-            if len(self._workers) < (1 if shadow.wait_for_idle else MOST_AT_ONCE):
+            if len(self._workers) < (1 if shadow.wait_for_idle else MAX_AT_ONCE):
                 # An empty context: nothing of the ended request is inherited.
                 worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
                 self._workers.add(worker)
@@ -277,13 +277,13 @@ def _device_s(model: Model, work: Work) -> float:
 
 
 def _sample(answered: AnsweredRequest) -> AnsweredRequest:
-    """Reduce a request to at most MOST_TEXTS evenly spread texts, with their share of its work."""
+    """Reduce a request to at most MAX_TEXTS evenly spread texts, with their share of its work."""
     texts, model = answered.request.texts, answered.decision.model
     assert texts is not None
     assert model is not None
-    if len(texts) <= MOST_TEXTS:
+    if len(texts) <= MAX_TEXTS:
         return answered
-    rows = np.linspace(0, len(texts) - 1, MOST_TEXTS).astype(int).tolist()
+    rows = np.linspace(0, len(texts) - 1, MAX_TEXTS).astype(int).tolist()
     share, work = len(rows) / len(texts), answered.decision_input.work[model]
     own = Work(
         round(share * work.tokens),

@@ -2,17 +2,17 @@
 
 from deployments.service.prepare import Prepared, Preparer
 from router.config import RouterArgs
-from router.fingerprint import TEXTS, CardProof, Fingerprint, Probe, Proof, load_of
+from router.fingerprint import TEXTS, CardProof, Fingerprint, ModelProof, Probe, load_of
 from router.model_config import CardExample
 from router.schema import Side
 from router.strict import ConfigError
 
 
-def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, Proof]:
+def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, ModelProof]:
     """Check the router's half of each model's fingerprint, and return the fingerprints. Raises
     ConfigError naming the models that would be read wrongly.
     """
-    fingerprints: dict[str, Proof] = {}
+    fingerprints: dict[str, ModelProof] = {}
     problems = []
     for name, model in args.models.items():
         if model.fingerprint is None:

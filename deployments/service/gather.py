@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, frozen=True)
 class InFlightText:
-    """Where the vector of a text in flight will appear."""
+    """The place where the vector of a text in flight will appear."""
 
     made: "asyncio.Future[Rows]"
     row: int

@@ -33,7 +33,7 @@ def sample(tally: ProcessMetrics, service: Service) -> None:
         tally.set(metrics.QUEUED, labels, service.ledger.waiting_tokens(name))
         tally.set(metrics.READY, labels, load.ready_replicas)
         tally.set(metrics.REQUIRED, labels, service.args.deployed[name].required)
-        tally.set(metrics.OUT, labels, dispatcher.replicas_out)
+        tally.set(metrics.REPLICAS_OUT, labels, dispatcher.replicas_out)
         tally.set(metrics.MARGIN, labels, load.margin / load.crowding)
         tally.set(metrics.BIAS, labels, load.bias)
         tally.set(metrics.CAPACITY, labels, feedback.tokens_per_s)

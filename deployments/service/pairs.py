@@ -26,7 +26,7 @@ from router.token_estimate import estimated_tokens
 
 _PLACE = re.compile(r"\{(instruction|query)\}")
 _CUTTING = re.compile(r"shorten it, split it, or .*|send its texts in several requests$")
-_MARK = "."  # stands for a document where a prompt's own tokens are counted
+_MARK = "."  # replaces a document where a prompt's own tokens are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class PairReader(Reader):
         self.documents: Features | None = None  # of the documents alone, once they are read
 
     def is_short(self, texts: Sequence[str], instruction: str | None) -> bool:
-        """Never: nothing is kept, and the query may be long."""
+        """Never: nothing is kept, and the query can be long."""
         return False
 
     async def read(

@@ -76,7 +76,7 @@ class Plan(NamedTuple):
 
     @property
     def elapsed_s(self) -> float:
-        """From the arrival to the decision: the part of a latency budget that was already gone."""
+        """The time from arrival to decision, which was already gone from a latency budget."""
         return self.decided_s - self.arrived_s
 
     @property

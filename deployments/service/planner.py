@@ -220,7 +220,7 @@ class Planner:
         return choice
 
     def loads(self) -> dict[str, Load]:
-        """The current load of each model as this router knows it, for the current sender."""
+        """The current load of each model as seen by this router, for the current sender."""
         now, sender = self._clock(), SENDER.get()
         return {
             name: feedback.load(self._ledger, now, self._rng, sender)

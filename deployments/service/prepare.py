@@ -16,15 +16,11 @@ from router.arrays import TokenIds
 from router.config import Limits, RouterArgs
 from router.encoder_check import load_student
 from router.errors import InvalidValue, MaxTokensPerRequest
+from router.file_tokenizers import of_library
 from router.schema import Side
 from router.token_estimate import Estimate, estimated_tokens
-from router.tokenizer import (
-    TokenisedTexts,
-    Tokenizer,
-    load,
-    of_library,
-    refuse_surrogates,
-)
+from router.tokenised_texts import TokenisedTexts, refuse_surrogates
+from router.tokenizer import Tokenizer, load
 
 PIECE_CHARACTERS = 65_536  # tokenised at a time, where tokens are limited
 CUT_TOKENS = 128  # that a cut between two pieces can add: at most an unknown word in two

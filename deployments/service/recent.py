@@ -17,8 +17,8 @@ from router.decision_log import RERANK, DecisionContext, LogEntry, Logged
 from router.errors import InvalidValue, UnknownField, shorten
 from router.stamps import Stamps
 
-MOST = 1000  # of about 2.3 kB each
-LIMIT, MOST_SHOWN = 100, 200  # in one answer, built on the event loop in about 20 us each
+MAX_DECISIONS = 1000  # of about 2.3 kB each
+LIMIT, MAX_SHOWN = 100, 200  # in one answer, built on the event loop in about 20 us each
 _PARAMETERS = ("after", "limit")
 _CURSOR = re.compile(r"([0-9a-f]{8}):([0-9]{1,15})")
 
@@ -33,7 +33,7 @@ class RecentRequest(NamedTuple):
 class Recent:
     """A ring of the last decisions; `add` costs a request one append."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MAX_DECISIONS) -> None:
         self.router = secrets.token_hex(4)  # a name for the life of this replica
         self._ring: deque[Logged] = deque(maxlen=most)
         self._count = 0
@@ -85,9 +85,9 @@ def parse_query(query: Mapping[str, str]) -> RecentRequest:
             )
         after[found[1]] = int(found[2])
     limit = query.get("limit", str(LIMIT))
-    if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MOST_SHOWN:
+    if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_SHOWN:
         raise InvalidValue(
-            f"limit must be a number from 1 to {MOST_SHOWN}, it is {shorten(limit)}", "limit"
+            f"limit must be a number from 1 to {MAX_SHOWN}, it is {shorten(limit)}", "limit"
         )
     return RecentRequest(after, int(limit))
 

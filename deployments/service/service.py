@@ -191,7 +191,7 @@ class Service:
         return self.planner.models
 
     def loads(self) -> dict[str, Load]:
-        """The current load of each model as this router knows it."""
+        """The current load of each model as seen by this router."""
         return self.planner.loads()
 
     def deployed_loads(self) -> dict[str, Load]:

@@ -30,7 +30,7 @@ import orjson
 from router.arrays import Vectors
 from router.cache import CachedVector
 from router.config import Cache, RouterArgs
-from router.fingerprint import Proof
+from router.fingerprint import ModelProof
 from router.strict import ConfigError
 
 VERSION = b"er1:"
@@ -69,7 +69,7 @@ class SharedCacheCounters:
     dropped: int = 0  # not written: too many waited, or Redis failed
 
 
-class _Ask(NamedTuple):
+class _Lookup(NamedTuple):
     keys: list[bytes]
     future: "asyncio.Future[Sequence[bytes | None]]"
 
@@ -95,13 +95,13 @@ class SharedCache:
             clock,
         )
         self._timeout_s, self._ttl_s = config.redis_timeout_s, config.redis_ttl_s
-        self._queued: deque[_Ask] = deque()
+        self._queued: deque[_Lookup] = deque()
         self._to_write: dict[bytes, bytes] = {}
         self._waiting_bytes = 0
         self._reading: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
         self._failures, self.paused_until_s = 0, 0.0
-        self._under_way: list[_Ask] = []  # look-ups of the MGET that runs
+        self._under_way: list[_Lookup] = []  # look-ups of the MGET that runs
         self._late = False  # it took longer than one of them waited
 
     def shares(self, model: str) -> bool:
@@ -121,7 +121,7 @@ class SharedCache:
             self.counters.skipped += len(digests)
             return [None] * len(digests)
         keys = [self._identities[model] + digest for digest in digests]
-        ask = _Ask(keys, asyncio.get_running_loop().create_future())
+        ask = _Lookup(keys, asyncio.get_running_loop().create_future())
         self._queued.append(ask)
         if self._reading is None:
             self._reading = asyncio.get_running_loop().create_task(self._read())
@@ -281,7 +281,7 @@ def _checksum(key: bytes, body: bytes) -> bytes:
     ).digest()
 
 
-def identities_of(args: RouterArgs, fingerprints: Mapping[str, Proof]) -> dict[str, bytes]:
+def identities_of(args: RouterArgs, fingerprints: Mapping[str, ModelProof]) -> dict[str, bytes]:
     """The key prefix, before the digest, of each model that can be shared."""
     found = {}
     for name, fingerprint in fingerprints.items():
@@ -294,7 +294,7 @@ def identities_of(args: RouterArgs, fingerprints: Mapping[str, Proof]) -> dict[s
     return found
 
 
-def open_shared(args: RouterArgs, fingerprints: Mapping[str, Proof]) -> SharedCache | None:
+def open_shared(args: RouterArgs, fingerprints: Mapping[str, ModelProof]) -> SharedCache | None:
     """The cache of `cache.redis_url`, not yet connected; None without a URL. Raises ConfigError if
     it cannot be created.
     """

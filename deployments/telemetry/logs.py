@@ -48,7 +48,7 @@ class ContextFilter(logging.Filter):
 def install(traced: bool) -> None:
     """Add the ids to Serve's logger in this process, and write its lines at once."""
     at_once()
-    if not any(isinstance(one, ContextFilter) for one in log.filters):
+    if not any(isinstance(item, ContextFilter) for item in log.filters):
         log.addFilter(ContextFilter(traced))
 
 
@@ -68,7 +68,7 @@ def kept() -> Iterator[None]:
 
     On import, vLLM calls `logging.config.dictConfig`, which closes every existing handler. Serve's
     handler then has no target and keeps every record forever. A restarted Serve controller also
-    gives up the replica, because it asks for the path of that log.
+    gives up the replica, because it reads the path of that log.
     """
     held = [(buffer, buffer.target) for buffer in log_buffers(log)]
     try:
@@ -100,7 +100,7 @@ def where(error: BaseException) -> str:
         chain.append(now)
         now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
     parts = [
-        "".join([*traceback.format_tb(one.__traceback__), type(one).__name__])
-        for one in reversed(chain)
+        "".join([*traceback.format_tb(item.__traceback__), type(item).__name__])
+        for item in reversed(chain)
     ]
     return "\nwhich led to\n".join(parts)

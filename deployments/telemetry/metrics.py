@@ -8,7 +8,7 @@ Prometheus: Ray would replay every observation twice, the second time as the mid
 (docs/decisions/0005).
 
 No label contains what a caller wrote: labels come from enums, the error tree or the config. A
-metric can still reach `MOST_SERIES` (many reloads, each with new rules); further series are counted
+metric can still reach `MAX_SERIES` (many reloads, each with new rules); further series are counted
 under `other`.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 PREFIX = "embedding_router_"
-MOST_SERIES = 2000  # of one metric
+MAX_SERIES = 2000  # of one metric
 OTHER = "other"
 
 Labels = tuple[str, ...]
@@ -97,9 +97,7 @@ ENCODER_RECALL = _gauge(
     ("collection", "model", "space", "encoder", "sides"),
     "The same share, for each encoder of a collection that has several, over all languages.",
 )
-TRUNCATED = _counter(
-    "truncated_texts", MODEL, "Texts that were cut because the request asked for it."
-)
+TRUNCATED = _counter("truncated_texts", MODEL, "Texts that were cut, as the request allowed.")
 RATE_LIMITED = _counter(
     "rate_limited", ("limit",), "Requests refused because their key had used up a limit."
 )
@@ -179,11 +177,13 @@ OUTSTANDING = _gauge(
     "Tokens that this router sent to replicas and that are not answered yet.",
 )
 QUEUED = _gauge("queued_tokens", MODEL, "Tokens that wait in this router.")
-READY = _gauge("replicas_ready", MODEL, "Replicas that this router may send to.")
+READY = _gauge("replicas_ready", MODEL, "Replicas that this router can send to.")
 REQUIRED = _gauge(
-    "required", MODEL, "1 where /health waits for the model, 0 where it may be without a replica."
+    "required", MODEL, "1 where /health waits for the model, 0 where it can be without a replica."
 )
-OUT = _gauge("replicas_out", MODEL, "Replicas that failed a moment ago and get nothing for now.")
+REPLICAS_OUT = _gauge(
+    "replicas_out", MODEL, "Replicas that failed a moment ago and get nothing for now."
+)
 MARGIN = _gauge(
     "margin", MODEL, "Factor on the prediction that only the declared share of requests exceeds."
 )
@@ -227,7 +227,8 @@ OF_ROUTER: tuple[Metric, ...] = (
     INFERENCE, CALLS, RETRIES, DROPPED, CANCELLED, COLD_STARTS, COALESCED,
     DECISION_LOG_FAILURES, DECISION_LOG_LOST, CACHE_HITS,
     CACHE_MISSES, CACHE_EVICTIONS,
-    SHARED_CACHE, CACHE_BYTES, CACHE_ENTRIES, OUTSTANDING, QUEUED, READY, REQUIRED, OUT, MARGIN,
+    SHARED_CACHE, CACHE_BYTES, CACHE_ENTRIES, OUTSTANDING, QUEUED, READY, REQUIRED,
+    REPLICAS_OUT, MARGIN,
     BIAS, CAPACITY, OFFERED,
     SHADOW, PROCESSOR_SHARE,
 )  # fmt: skip
@@ -319,10 +320,10 @@ class ProcessMetrics:
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self.metrics = tuple(metrics)
         self.values: dict[Metric, dict[Labels, float]] = {
-            one: {} for one in self.metrics if one.kind != "histogram"
+            metric: {} for metric in self.metrics if metric.kind != "histogram"
         }
         self.buckets: dict[Metric, dict[Labels, Buckets]] = {
-            one: {} for one in self.metrics if one.kind == "histogram"
+            metric: {} for metric in self.metrics if metric.kind == "histogram"
         }
 
     def add(self, metric: Metric, labels: Labels, amount: float = 1) -> None:
@@ -331,14 +332,14 @@ class ProcessMetrics:
         try:
             values[labels] += amount
         except KeyError:
-            if len(values) >= MOST_SERIES:
+            if len(values) >= MAX_SERIES:
                 labels = (OTHER,) * len(labels)
             values[labels] = values.get(labels, 0) + amount
 
     def set(self, metric: Metric, labels: Labels, value: float) -> None:
         """Set the value of a gauge, or of a counter that is kept elsewhere."""
         values = self.values[metric]
-        if labels not in values and len(values) >= MOST_SERIES:
+        if labels not in values and len(values) >= MAX_SERIES:
             labels = (OTHER,) * len(labels)
         values[labels] = value
 
@@ -353,7 +354,7 @@ class ProcessMetrics:
         every = self.buckets[metric]
         found = every.get(labels)
         if found is None:
-            if len(every) >= MOST_SERIES:
+            if len(every) >= MAX_SERIES:
                 labels = (OTHER,) * len(labels)
             found = every.setdefault(labels, Buckets(metric.bounds))
         return found

@@ -48,16 +48,16 @@ class Publisher:
         self._counters: dict[Metric, _TotalCounter] = {}
         self._gauges: dict[Metric, ray_metrics.Gauge] = {}
         self._buckets: dict[Metric, tuple[_TotalCounter, _TotalCounter]] = {}
-        for one in (one for tally in tallies for one in tally.metrics):
-            name = one.family + one.name
-            if one.kind == "counter":
-                self._counters[one] = _TotalCounter(name, one.meaning, one.labels)
-            elif one.kind == "gauge":
-                self._gauges[one] = ray_metrics.Gauge(name, one.meaning, one.labels)  # type: ignore[arg-type]
+        for item in (metric for tally in tallies for metric in tally.metrics):
+            name = item.family + item.name
+            if item.kind == "counter":
+                self._counters[item] = _TotalCounter(name, item.meaning, item.labels)
+            elif item.kind == "gauge":
+                self._gauges[item] = ray_metrics.Gauge(name, item.meaning, item.labels)  # type: ignore[arg-type]
             else:
-                self._buckets[one] = (
-                    _TotalCounter(f"{name}_bucket", one.meaning, (*one.labels, "le")),
-                    _TotalCounter(f"{name}_sum", one.meaning, one.labels),
+                self._buckets[item] = (
+                    _TotalCounter(f"{name}_bucket", item.meaning, (*item.labels, "le")),
+                    _TotalCounter(f"{name}_sum", item.meaning, item.labels),
                 )
         self._task: asyncio.Task[None] | None = None
         self._publishing = threading.Lock()  # a thread can publish while `stop` is called

@@ -17,7 +17,13 @@ from deployments.tools.advise.rows import InputError
 from deployments.tools.advise.run import RemainingWork
 from deployments.tools.advise.survey import AdvisePlan
 from deployments.tools.client import ServiceClient
-from deployments.tools.options import FILE, FOLDER, errors_shown, router_options
+from deployments.tools.options import (
+    FILE,
+    FOLDER,
+    errors_shown,
+    require_packages,
+    router_options,
+)
 from deployments.tools.policy_file import read_policy, text_of, with_tiers
 from router.strict import ConfigError
 
@@ -182,7 +188,7 @@ def main(
     options: nothing is embedded twice. The folder then holds index.html to read, report.json, and
     routing.yaml with the rules that the data supports.
     """
-    _check_packages()
+    require_packages("advise", NEEDED)
     if texts is None and (queries or qrels):
         raise click.UsageError(
             "--queries and --qrels need --texts, the documents that are searched"
@@ -212,16 +218,6 @@ def main(
         asyncio.run(_advise(ServiceClient(base_url, api_key), sampled(inputs, most), job))
 
 
-def _check_packages() -> None:
-    from importlib.util import find_spec
-
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise click.ClickException(
-            f"advise needs {', '.join(missing)}, not installed here: in a checkout of "
-            "this project, pip install -e '.[advise]'"
-        )
-
-
 def _read(
     reader: InputReader,
     searches: Sequence[tuple[Path, Path | None, Path | None]],
@@ -241,8 +237,8 @@ def _read(
             "them apart by it, so rename one"
         )
     inputs.notes = reader.settle()
-    for one, (_, _, qrels) in zip(sets, searches, strict=True):
-        if qrels is not None and not one.judgements:
+    for task, (_, _, qrels) in zip(sets, searches, strict=True):
+        if qrels is not None and not task.judgements:
             raise InputError(f"{qrels}: no query of it has a relevant document")
     inputs.check()
     return inputs

@@ -21,15 +21,15 @@ from deployments.tools.corpus import Text, read_judgements, read_some, read_text
 from deployments.tools.errors import ToolError
 from deployments.tools.vector_store import Embed
 from router.adapters import Adapter, Method, fit, project
-from router.arrays import Vectors
+from router.arrays import Indices, Vectors
 from router.features import extract
-from router.proof import Rows, folds, left_out, prove
+from router.proof import folds, left_out, prove
 from router.retrieval import Found, nearest
 from router.schema import Side
 from router.space import Space
 from router.space import fit as cut
 
-HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 1000
+HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 1000
 FEWEST_QUERIES = 10  # below this nothing is measured
 FEWEST_TO_HOLD_OUT = round(FEWEST_QUERIES / HELD_OUT_SHARE)
 FEWEST_OF_A_LANGUAGE = 20
@@ -75,7 +75,7 @@ def material(
                 f"a tenth of your {len(texts)} texts would be the queries; give at least "
                 f"{FEWEST_TO_HOLD_OUT} texts, or --queries"
             )
-        held = min(int(len(texts) * HELD_OUT_SHARE), MOST_HELD_OUT)
+        held = min(int(len(texts) * HELD_OUT_SHARE), MAX_HELD_OUT)
         places = set(np.linspace(0, len(texts) - 1, held, dtype=np.int64).tolist())
         queries = [text for place, text in enumerate(texts) if place in places]
         texts = [text for place, text in enumerate(texts) if place not in places]
@@ -178,7 +178,9 @@ async def align(
     )
 
 
-def folds_of(given: Material, relevant: Sequence[Collection[int]], fewest: int = 0) -> list[Rows]:
+def folds_of(
+    given: Material, relevant: Sequence[Collection[int]], fewest: int = 0
+) -> list[Indices]:
     """Split the queries into folds. Raises AlignError if there are too few documents."""
     try:
         return folds(relevant, len(given.documents), fewest)
@@ -186,7 +188,7 @@ def folds_of(given: Material, relevant: Sequence[Collection[int]], fewest: int =
         raise AlignError(str(error)) from None
 
 
-def not_in(fitted: Sequence[Text], documents: Sequence[Text], out: Collection[int]) -> Rows:
+def not_in(fitted: Sequence[Text], documents: Sequence[Text], out: Collection[int]) -> Indices:
     """Rows of `fitted` that neither belong to nor equal one of the documents `out`.
 
     A part of a document has the document's id.

@@ -59,7 +59,7 @@ class TimedCall(NamedTuple):
     total_s: float | None  # the whole request's, if a router measured it
 
 
-class Source(Protocol):
+class TextSource(Protocol):
     """A model that can be measured."""
 
     async def start(self) -> None:
@@ -84,7 +84,7 @@ class Source(Protocol):
 
 
 class Writer:
-    """Writes texts of a wanted number of tokens."""
+    """Writes texts with a given number of tokens."""
 
     def __init__(self, count: Callable[[str], int], rng: random.Random) -> None:
         from pydoc_data.topics import topics  # English prose of every Python installation
@@ -97,24 +97,24 @@ class Writer:
 
     def write(self, tokens: int) -> tuple[str, int]:
         """Return a new text and its tokens: `tokens` or a few fewer; the shortest can have more."""
-        words, least = max(1, round(0.98 * tokens / self._per_word)), 1
+        words, minimum = max(1, round(0.98 * tokens / self._per_word)), 1
         while True:
             text = self._text(words)
             found = self._count(text)
             if text in self._written:  # happens to texts of a word or two
-                least = words = words + (self._rng.random() < 0.1)
-            elif found <= tokens or words <= least:
+                minimum = words = words + (self._rng.random() < 0.1)
+            elif found <= tokens or words <= minimum:
                 self._written.add(text)
                 return text, found
             else:
-                words = max(least, words - max(1, round((found - tokens) / self._per_word)))
+                words = max(minimum, words - max(1, round((found - tokens) / self._per_word)))
 
     def _text(self, words: int) -> str:
         return " ".join(self._rng.choices(self._words, k=words))
 
 
 async def sample(
-    source: Source,
+    source: TextSource,
     write: Callable[[int], tuple[str, int]],
     sizes: Sequence[Cell],
     batch_tokens: int,

@@ -27,16 +27,16 @@ from deployments.tools.calibrate import (
     CalibrationError,
     InProcessSource,
     Running,
-    Source,
+    TextSource,
     TimedCall,
     Writer,
 )
 from deployments.tools.client import BaseUrl
-from router.calibration import MOST_TEXTS, REPEATS, Cell, calls, cells
+from router.calibration import MAX_TEXTS, REPEATS, Cell, calls, cells
 from router.calls import max_rows
 from router.config import RouterArgs
 from router.curve_fit import CurveFit, Point
-from router.engine_config import Engine
+from router.engine_config import EngineConfig
 from router.models import build_models
 
 ALL = "all"
@@ -53,7 +53,7 @@ class Measurement(NamedTuple):
 
 
 class CalibrationTask(NamedTuple):
-    """What a process measures; it is sent to the process by pickle."""
+    """The task of a measuring process; it is sent to the process by pickle."""
 
     args: RouterArgs
     model: str
@@ -131,7 +131,7 @@ def main(
     """
     args, serve = application(path)
     # a student has no replica, and nothing to predict
-    able = [name for name, one in args.models.items() if not one.engine.in_router]
+    able = [name for name, config in args.models.items() if not config.engine.in_router]
     if model != ALL and model not in able:
         raise click.UsageError(
             f"{path} has no deployment of {model!r}; there are {', '.join(able)} and {ALL}"
@@ -188,7 +188,12 @@ def replica_environment(serve: Mapping[str, Any], model: str) -> dict[str, str]:
     Ray gives OpenMP as many threads as it gives the actor CPUs.
     """
     own: dict[str, Any] = next(
-        (one for one in serve.get("deployments") or () if one["name"] == model), {}
+        (
+            deployment
+            for deployment in serve.get("deployments") or ()
+            if deployment["name"] == model
+        ),
+        {},
     )
     options = own.get("ray_actor_options") or {}
     given: dict[str, str] = (options.get("runtime_env") or {}).get("env_vars") or {}
@@ -218,7 +223,7 @@ async def _measure(job: CalibrationTask) -> Measurement:
     writer = Writer(
         lambda text: preparer.prepare([text], None, None, [model])[model].counts[0], rng
     )
-    source: Source
+    source: TextSource
     source = (
         Running(job.base_url, model, job.api_key) if job.base_url else InProcessSource(only, model)
     )
@@ -227,12 +232,12 @@ async def _measure(job: CalibrationTask) -> Measurement:
         batch_tokens = job.batch_tokens or (
             source.batch_tokens if isinstance(source, InProcessSource) else 0
         )
-        most_texts = min(
-            MOST_TEXTS,
+        max_texts = min(
+            MAX_TEXTS,
             max_rows(job.args.models[model].dimensions),
             job.args.limits.max_items,
         )
-        sizes = cells(job.max_tokens, batch_tokens, most_texts)
+        sizes = cells(job.max_tokens, batch_tokens, max_texts)
         with tqdm(
             disable=None,
             total=calls(sizes, batch_tokens, job.repeats),
@@ -294,7 +299,7 @@ def opinion(median: float, p95: float) -> str:
     return "good"
 
 
-def _software(engine: Engine) -> str:
+def _software(engine: EngineConfig) -> str:
     found = []
     for package in ("embedding-router", *engine.software):
         try:

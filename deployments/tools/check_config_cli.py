@@ -3,7 +3,7 @@
 import click
 import orjson
 
-from deployments.launch.serve_config import ConfigCheck, application, examine, slow_way
+from deployments.launch.serve_config import ConfigCheck, application, examine, slow_path_warning
 from deployments.serve_internals import counted_cpus
 from router.resources import DeploymentResources, Node, Wait, bookings, waiting
 
@@ -52,7 +52,7 @@ def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
             click.echo(f"{file}: ok, {report.summary}")
             for wait in _waiting_here(books):
                 click.echo(f"{file}: on this machine {wait.sentence}")
-            if (note := slow_way(file)) is not None:
+            if (note := slow_path_warning(file)) is not None:
                 click.echo(f"{file}: {note}")
         failed = failed or bool(report.problems)
     context.exit(1 if failed else 0)
@@ -65,6 +65,6 @@ def _books(file: str, report: ConfigCheck) -> list[DeploymentResources]:
 
 def _waiting_here(books: list[DeploymentResources]) -> list[Wait]:
     """Resources that this machine lacks; a config with GPUs is taken to be for another machine."""
-    if any(one.gpus for one in books):
+    if any(item.gpus for item in books):
         return []
     return waiting(books, [Node(counted_cpus(), 0, None)])

@@ -25,8 +25,8 @@ TIMEOUT_S = 330.0
 PATIENCE_S = 600.0  # a tool gives up after this long without an answer
 LONGEST_WAIT_S = 30.0
 TRANSIENT = (429, 500, 502, 503, 504)
-START_ONE = "start one with `embedding-router run`, or name another with --base-url"
-IS_IT_ONE = "is a router there?"
+START_ROUTER = "start one with `embedding-router run`, or name another with --base-url"
+CHECK_ADDRESS = "is a router there?"
 
 
 class BaseUrl(click.ParamType[str]):
@@ -38,10 +38,10 @@ class BaseUrl(click.ParamType[str]):
         """Return the address as given; fail unless it has a scheme, http or https, and a host."""
         try:
             url = httpx.URL(str(value))
-            is_one = url.scheme in ("http", "https") and bool(url.host)
+            valid = url.scheme in ("http", "https") and bool(url.host)
         except httpx.InvalidURL:
-            is_one = False
-        if not is_one:
+            valid = False
+        if not valid:
             self.fail(
                 f"{value!r} is no address of a router, which looks like {BASE_URL}", param, ctx
             )
@@ -113,7 +113,9 @@ class ServiceClient:
         try:
             tiers: dict[str, Any] = answer.json()
         except ValueError:
-            raise RequestRefused(f"{self._url}/v1/tiers did not answer JSON; {IS_IT_ONE}") from None
+            raise RequestRefused(
+                f"{self._url}/v1/tiers did not answer JSON; {CHECK_ADDRESS}"
+            ) from None
         return tiers
 
     async def fingerprints(self) -> dict[str, str | None]:
@@ -193,7 +195,7 @@ class ServiceClient:
                     error, httpx.ConnectError | httpx.ConnectTimeout
                 ):
                     raise RouterAway(
-                        f"no router answers at {self._url} ({error}); {START_ONE}"
+                        f"no router answers at {self._url} ({error}); {START_ROUTER}"
                     ) from None
                 failure = f"{type(error).__name__}: {error}"
                 if not self._is_waited_for:  # once, not for every request in flight
@@ -223,7 +225,7 @@ def _message(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return f"{answer.url} answered {answer.status_code}; {IS_IT_ONE}"
+        return f"{answer.url} answered {answer.status_code}; {CHECK_ADDRESS}"
 
 
 def _retry_after_s(answer: httpx.Response) -> float:
@@ -233,7 +235,9 @@ def _retry_after_s(answer: httpx.Response) -> float:
         return 0.0
 
 
-def ask(base_url: str, path: str, api_key: str | None, body: bytes | None, no_router: str) -> bytes:
+def send_request(
+    base_url: str, path: str, api_key: str | None, body: bytes | None, no_router: str
+) -> bytes:
     """Send a GET, or a POST of `body`, to a running router and return the answer.
 
     Raises click.ClickException with the router's message. `no_router` is the advice to give if no
@@ -254,6 +258,6 @@ def ask(base_url: str, path: str, api_key: str | None, body: bytes | None, no_ro
         try:
             message = answer.json()["error"]["message"]
         except (ValueError, KeyError, TypeError):
-            message = f"{url} answered {answer.status_code}; {IS_IT_ONE}"
+            message = f"{url} answered {answer.status_code}; {CHECK_ADDRESS}"
         raise click.ClickException(message)
     return answer.content

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import orjson
 
-from deployments.tools.client import BASE_URL, START_ONE, BaseUrl, ask
+from deployments.tools.client import BASE_URL, START_ROUTER, BaseUrl, send_request
 
 FEWEST = 30  # slices of fewer requests are hidden without --all
 
@@ -27,10 +27,10 @@ FEWEST = 30  # slices of fewer requests are hidden without --all
 def main(base_url: str, api_key: str | None, all_slices: bool, as_json: bool) -> None:
     """Show what `compare.shadow` and `compare.canary` of the config have found since they began.
 
-    Every router replica keeps its own count, and one of them answers: with several, what is shown
-    is the part of the traffic that came to that one.
+    Every router replica counts for itself, and one of them answers. With several replicas, the
+    output covers only the traffic of that one.
     """
-    answer = orjson.loads(ask(base_url, "/v1/compare", api_key, None, START_ONE))
+    answer = orjson.loads(send_request(base_url, "/v1/compare", api_key, None, START_ROUTER))
     if as_json:
         click.echo(orjson.dumps(answer, option=orjson.OPT_INDENT_2))
     else:

@@ -35,8 +35,8 @@ from deployments.tools.vocabulary import (
     vocabulary,
     words_of,
 )
-from router.arrays import Vectors
-from router.proof import Rows, left_out, prove
+from router.arrays import Indices, Vectors
+from router.proof import left_out, prove
 from router.retrieval import TOP, nearest, overlap
 from router.space import Space
 from router.space import fit as cut
@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # torch takes seconds, and `--help` needs none of it
 
 FEWEST_LETTERS = 25  # of a sentence
 FEWEST_OF_A_WORD = 2
-MOST_WORDS = 30_000  # beyond the word pieces
+MAX_WORDS = 30_000  # beyond the word pieces
 EXAMPLES = 5  # words that a piece of a word starts from
 OVERLAP_SENTENCES = 500
 _SENTENCE_ENDS = re.compile(
@@ -71,7 +71,7 @@ SILENT = Progress()
 
 
 class Start(NamedTuple):
-    """What a student starts from: the tokens, and the network of the general stage."""
+    """The start of a student: the tokens, and the network of the general stage."""
 
     tokenizer: Tokenizer
     network: "Network"
@@ -117,7 +117,7 @@ class Words(NamedTuple):
     """The vocabulary settings of a student."""
 
     pieces: Sequence[str]
-    most: int = MOST_WORDS  # frequent words added to the pieces
+    most: int = MAX_WORDS  # frequent words added to the pieces
 
     def tokens(self, texts: Sequence[str]) -> list[str]:
         """Build the vocabulary for these texts."""
@@ -231,7 +231,7 @@ async def distil_own(
     if start is None and recipe.epochs == 0:
         raise AlignError("a student without general texts needs epochs on your own")
 
-    async def fitted_on(rows: Rows) -> Student:
+    async def fitted_on(rows: Indices) -> Student:
         if start is None or recipe.epochs:
             some = [texts[row] for row in rows]
             network, made = await _fitted(
@@ -303,7 +303,7 @@ async def _fitted(
 
 
 def _overlaps(
-    student: Student, texts: Sequence[str], targets: Vectors, rows: Rows, documents: Vectors
+    student: Student, texts: Sequence[str], targets: Vectors, rows: Indices, documents: Vectors
 ) -> np.ndarray:
     """Share of the teacher's first ten that the student also finds, for each of these texts."""
     if not len(rows):

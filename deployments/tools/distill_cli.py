@@ -14,7 +14,7 @@ from deployments.tools import progress, proof_report
 from deployments.tools.align import AlignError, Material, Remembering, read_material
 from deployments.tools.corpus import CorpusError, read_rows
 from deployments.tools.distill import (
-    MOST_WORDS,
+    MAX_WORDS,
     Distilled,
     Progress,
     Start,
@@ -70,7 +70,7 @@ class General(NamedTuple):
 
 
 class DistillTask(NamedTuple):
-    """What to distil, and from what."""
+    """A distillation: the student to train, and its material."""
 
     target: str
     general: General | None
@@ -94,7 +94,7 @@ class DistillTask(NamedTuple):
     "--general",
     multiple=True,
     type=FILE,
-    help="Texts of many subjects; rows may have a `licence`.",
+    help="Texts of many subjects; rows can have a `licence`.",
 )
 @click.option("--texts", type=FILE, help="Your documents.")
 @click.option("--queries", type=FILE, help="Your queries.")
@@ -115,7 +115,7 @@ class DistillTask(NamedTuple):
 @click.option(
     "--words",
     type=click.IntRange(0),
-    default=MOST_WORDS,
+    default=MAX_WORDS,
     show_default=True,
     help="Maximum number of words; each adds a row to the file.",
 )
@@ -163,10 +163,12 @@ def main(
     check_judgements(queries, qrels)
     with errors_shown(FileNotFoundError, ValueError):
         given = None if texts is None else read_material(texts, queries, qrels, text_field)
-        many = _read_general(general, text_field) if general else None
+        general_texts = _read_general(general, text_field) if general else None
         job = DistillTask(
             target,
-            many if many is None or given is None else many.without(given),
+            general_texts
+            if general_texts is None or given is None
+            else general_texts.without(given),
             given,
             None if source is None else students.load(source),
             Words(wordpieces(resolve_path(vocabulary)), words),

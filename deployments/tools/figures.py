@@ -97,8 +97,8 @@ def svg(paint: Callable[[Any], None], height_in: float, description: str) -> str
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font: (?:bold |700 )?([\d.]+)px [^;\"]+", _font, svg)
-    for stands, colour in COLOURS.items():
-        svg = svg.replace(stands, colour)
+    for placeholder, colour in COLOURS.items():
+        svg = svg.replace(placeholder, colour)
     label = html.escape(description)
     opening = re.search(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', svg)
     assert opening is not None

@@ -75,7 +75,7 @@ def main(
 
 
 class WrittenFingerprint(NamedTuple):
-    """What was written."""
+    """The written fingerprint."""
 
     probes: int
     dimensions: int

@@ -14,9 +14,9 @@ from deployments.tools.client import EmbeddingAnswer
 from deployments.tools.corpus import Text
 from deployments.tools.migrate import MigrationError, Parts, vectors_at
 from deployments.tools.writing import Corpus
-from router.arrays import Vectors
+from router.arrays import Indices, Vectors
 from router.measured import as_proof
-from router.proof import Judged, Proof, Rows, kept_of
+from router.proof import Judged, Proof, kept_of
 from router.retrieval import ndcg, nearest, recall
 from router.space import Space, fit
 
@@ -34,8 +34,8 @@ class Compared(NamedTuple):
 
 
 def chosen(
-    corpus: Corpus, queries: list[Text], judgements: Mapping[str, set[str]] | None, most: int
-) -> tuple[Material, Rows]:
+    corpus: Corpus, queries: list[Text], judgements: Mapping[str, set[str]] | None, limit: int
+) -> tuple[Material, Indices]:
     """Choose queries, documents, and the documents' rows in the corpus.
 
     The documents are all relevant ones and an even share of the others. Raises AlignError if too
@@ -46,7 +46,7 @@ def chosen(
     own, others = list[int](), list[int]()
     for row, text in enumerate(corpus.texts()):
         (own if text.id in relevant else others).append(row)
-    share = np.linspace(0, len(others) - 1, min(len(others), max(0, most - len(own))))
+    share = np.linspace(0, len(others) - 1, min(len(others), max(0, limit - len(own))))
     rows = np.sort(np.array([*own, *(others[int(place)] for place in share)], np.int64))
     kept = set(rows.tolist())
     documents = [text for row, text in enumerate(corpus.texts()) if row in kept]
@@ -63,7 +63,7 @@ def own_vectors(made: Sequence[EmbeddingAnswer]) -> Vectors:
 
 def compare(
     given: Material,
-    rows: Rows,
+    rows: Indices,
     written: Mapping[str, Parts],
     asked: Mapping[str, Vectors],
     best: str | None,

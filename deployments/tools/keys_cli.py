@@ -42,7 +42,7 @@ def new(name: str, as_json: bool) -> None:
 @main.command("hash")
 @click.option("--json", "as_json", is_flag=True, help="The hash as JSON.")
 def hash_command(as_json: bool) -> None:
-    """Print the hash of a key read from standard input, so that it stands in no shell history.
+    """Print the hash of a key read from standard input, so that it is in no shell history.
 
     Only for random keys of 128 bits or more: the hash of a password can be guessed.
     """

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from deployments.service.batches.disk import sync_folder
 from deployments.tools.client import EmbeddingAnswer, RequestRefused, ServiceClient
 from deployments.tools.corpus import CorpusError, Text
 from deployments.tools.errors import ToolError
@@ -43,7 +44,7 @@ class MigrationError(ToolError):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a folder of parts holds; a run with a different manifest must not add to it."""
+    """The content of a folder of parts; a run with another manifest must not add to it."""
 
     space: str
     # of the model, as the router reports it; None: it has none
@@ -53,7 +54,7 @@ class Manifest:
     id_field: str | None
     rows: int
     part_rows: int
-    # where too long texts are cut; "none", as in folders that do not say it, may become any other
+    # where too long texts are cut; "none", as in folders without this field, can become any other
     truncate: str = WHOLE
     version: int = VERSION
 
@@ -320,8 +321,4 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     unfinished.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

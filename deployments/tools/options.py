@@ -1,6 +1,6 @@
 """Options that several commands share, and errors shown as one line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,6 +66,15 @@ def check_judgements(queries: Path | None, qrels: Path | None) -> None:
     """Raise UsageError for judgements without queries."""
     if qrels is not None and queries is None:
         raise click.UsageError("--qrels judges queries: give --queries too")
+
+
+def require_packages(user: str, names: Sequence[str], otherwise: str = "") -> None:
+    """Raise ClickException if `user` lacks one of these packages of the extra `advise`."""
+    if missing := [name for name in names if find_spec(name) is None]:
+        raise click.ClickException(
+            f"{user} needs {', '.join(missing)}, not installed here: in a checkout of this "
+            f"project, pip install -e '.[advise]'{otherwise}"
+        )
 
 
 def check_parquet() -> None:

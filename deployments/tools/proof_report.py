@@ -82,10 +82,10 @@ def plot(file: Path, proof: Proof, floor: float, title: str) -> str | None:
     places = np.arange(len(rows))
     figure, axes = pyplot.subplots(figsize=(7, 2 + 0.8 * len(rows)), layout="constrained")
     bars = (
-        ("recall@10, in the fit", [_bar(one.recall, *one[2:4]) for _, one, _ in rows], "#9ecae1"),
-        ("recall@10, left out", [_bar(one.recall, *one[2:4]) for _, _, one in rows], "tab:blue"),
-        ("nDCG@10, in the fit", [_bar(one.ndcg, *one[5:7]) for _, one, _ in rows], "#fdd0a2"),
-        ("nDCG@10, left out", [_bar(one.ndcg, *one[5:7]) for _, _, one in rows], "tab:orange"),
+        ("recall@10, in the fit", [_bar(row.recall, *row[2:4]) for _, row, _ in rows], "#9ecae1"),
+        ("recall@10, left out", [_bar(row.recall, *row[2:4]) for _, _, row in rows], "tab:blue"),
+        ("nDCG@10, in the fit", [_bar(row.ndcg, *row[5:7]) for _, row, _ in rows], "#fdd0a2"),
+        ("nDCG@10, left out", [_bar(row.ndcg, *row[5:7]) for _, _, row in rows], "tab:orange"),
     )
     for number, (label, values, colour) in enumerate(bars):
         middle, below, above = np.array(values).T

@@ -14,8 +14,8 @@ from router.decision_log import LogError, Logged
 from router.decision_log import read as read_log
 from router.replay import REFUSED, LogSlice, Side, Summary, replay
 
-MOST_BROKEN = 10  # line numbers in a message
-MOST_SLICES = 12  # kinds of texts in a table
+MAX_BROKEN = 10  # line numbers in a message
+MAX_SLICES = 12  # kinds of texts in a table
 
 
 @click.command()
@@ -36,13 +36,13 @@ MOST_SLICES = 12  # kinds of texts in a table
 )
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
 def main(logs: tuple[Path, ...], policy: Path | None, as_json: bool) -> None:
-    """Decide the requests of LOG again, and say what moves.
+    """Decide the requests of LOG again, and show what moves.
 
-    A LOG is what `decision_log:` in the config makes; give PATH.1 before PATH to read the older
-    part too. Each request meets the loads that were written with it, so times are predictions; what
-    another policy would do to the loads is not shown. With --policy it says which languages and
-    scripts move, and warns where the config's figures say that quality falls. Without --policy
-    every decision must come out as it is in the log: exit status 1 if one does not.
+    LOG is a file written by `decision_log:` of the config; give PATH.1 before PATH to read the
+    older part too. Each request is decided with the loads logged with it, so times are predictions;
+    the effect of another policy on the loads is not shown. With --policy the output lists the
+    languages and scripts that move, and warns if by the config's figures quality falls. Without
+    --policy every decision must equal the logged one; otherwise the exit status is 1.
     """
     try:
         summary = replay(
@@ -72,8 +72,8 @@ def _entries(path: Path) -> Iterator[Logged]:
         except LogError as error:
             raise LogError(f"{path}: {error}") from error
     if broken:
-        shown = ", ".join(map(str, broken[:MOST_BROKEN]))
-        rest = f" and {more} more" if (more := len(broken) - MOST_BROKEN) > 0 else ""
+        shown = ", ".join(map(str, broken[:MAX_BROKEN]))
+        rest = f" and {more} more" if (more := len(broken) - MAX_BROKEN) > 0 else ""
         click.echo(
             f"{path}: skipped broken line{'s' if len(broken) > 1 else ''} {shown}{rest}; what "
             "stands there cannot be decided again",
@@ -117,18 +117,18 @@ def _moved_texts(summary: Summary) -> Iterator[str]:
         return
     yield ""
     yield f"{'texts that moved':<26}{'requests':>14}{'moved':>10}{'quality':>20}"
-    for one in summary.slices[:MOST_SLICES]:
+    for item in summary.slices[:MAX_SLICES]:
         yield (
-            f"{_named(one):<26}{one.requests:>14}{one.moved:>10}"
-            f"{_points(one.quality_before)} -> {_points(one.quality_after)}"
+            f"{_named(item):<26}{item.requests:>14}{item.moved:>10}"
+            f"{_points(item.quality_before)} -> {_points(item.quality_after)}"
         )
-    if (rest := len(summary.slices) - MOST_SLICES) > 0:
+    if (rest := len(summary.slices) - MAX_SLICES) > 0:
         yield f"and {rest} more kinds of texts; --json lists them all"
-    if falls := [one for one in summary.slices if one.falls]:
+    if falls := [item for item in summary.slices if item.falls]:
         shown = ", ".join(
-            f"{_named(one)} {_points(one.quality_before).strip()} -> "
-            f"{_points(one.quality_after).strip()}"
-            for one in falls[:MOST_SLICES]
+            f"{_named(fall)} {_points(fall.quality_before).strip()} -> "
+            f"{_points(fall.quality_after).strip()}"
+            for fall in falls[:MAX_SLICES]
         )
         yield ""
         yield (
@@ -137,12 +137,12 @@ def _moved_texts(summary: Summary) -> Iterator[str]:
         )
 
 
-def _named(one: LogSlice) -> str:
-    if one.dimension == "kind":
-        return f"{one.value} texts"
-    names = LANGUAGES if one.dimension == "language" else SCRIPTS
-    name = names.get(one.value, f"{one.value} language" if one.dimension == "language" else "")
-    return f"{name or one.value}" + (" script" if one.dimension == "script" else "")
+def _named(part: LogSlice) -> str:
+    if part.dimension == "kind":
+        return f"{part.value} texts"
+    names = LANGUAGES if part.dimension == "language" else SCRIPTS
+    name = names.get(part.value, f"{part.value} language" if part.dimension == "language" else "")
+    return f"{name or part.value}" + (" script" if part.dimension == "script" else "")
 
 
 def _points(value: float | None) -> str:

@@ -9,7 +9,7 @@ import click
 import orjson
 
 from deployments.launch.serve_config import application
-from deployments.tools.client import BASE_URL, BaseUrl, ask
+from deployments.tools.client import BASE_URL, BaseUrl, send_request
 from router.config import RouterArgs
 from router.domain import OnMiss, Tier
 from router.errors import RouterError
@@ -69,7 +69,7 @@ def main(
     given = {name: value for name, value in options.items() if value is not None}
     body = orjson.dumps({"input": texts[0] if len(texts) == 1 else list(texts), **given})
     if path is None:
-        answer = ask(base_url or BASE_URL, "/v1/route", api_key, body, NO_ROUTER)
+        answer = send_request(base_url or BASE_URL, "/v1/route", api_key, body, NO_ROUTER)
     else:
         answer = decide(application(path)[0], body)
     if as_json:

@@ -7,11 +7,11 @@ from typing import Any
 import click
 import orjson
 
+from deployments.tools.options import FILE, require_packages
 from deployments.tools.progress import bar
 from deployments.tools.simulate import report
-from deployments.tools.simulate.load import load_way, load_world
+from deployments.tools.simulate.load import load_variant, load_world
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEEDED = ("jinja2", "matplotlib")  # for a page
 
 
@@ -94,9 +94,9 @@ def main(
     explains the file.
     """
     if output is not None:
-        _check_packages()
+        require_packages("a page", NEEDED, ", or leave out -o and use --json")
     world = load_world(scenario, config, trace, log, scale, dict(replicas), gpu_hour)
-    way = load_way(policy or world.scenario.policy, scenario, world.args)
+    variant = load_variant(policy or world.scenario.policy, scenario, world.args)
     gc.freeze()  # as in a router's process: permanent objects are not scanned again
     with bar(total=100, bar_format="{desc}  {percentage:3.0f}%|{bar}| {elapsed} gone") as shown:
 
@@ -105,7 +105,7 @@ def main(
             shown.n = round(100 * share)
             shown.refresh()
 
-        data = report.simulated(world, way, not no_plan, baselines, watch)
+        data = report.simulated(world, variant, not no_plan, baselines, watch)
     if output is not None:
         report.write(data, output)
     if as_json:
@@ -120,13 +120,3 @@ def main(
         )
     if output is not None:
         click.echo(f"to read: {output / 'index.html'}")
-
-
-def _check_packages() -> None:
-    from importlib.util import find_spec
-
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise click.ClickException(
-            f"a page needs {', '.join(missing)}, not installed here: in a checkout of this "
-            "project, pip install -e '.[advise]', or leave out -o and use --json"
-        )

@@ -10,35 +10,32 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
 
-from router.arrays import Vectors
+from router.arrays import Indices, Vectors
 from router.files import replacing
-from router.model_config import MOST_TOKENS
+from router.model_config import MAX_TOKENS
 from router.student import UNKNOWN, About, Student, quantised
 
 COMMON = 1e-3  # a token of this share of all tokens starts with half the weight of a rare one
-LEAST_LOG_WEIGHT = -6.0
+MIN_LOG_WEIGHT = -6.0
 SPREAD = 0.3  # standard deviation of the rows at the start
 RIDGE = 1e-3
 RIDGE_TEXTS = 40_000
 WARM_UP_STEPS = 50
-LEAST_RATE = 0.02
-
-Rows = npt.NDArray[np.int64]
+MIN_RATE = 0.02
 
 
 class Bags(NamedTuple):
     """Token ids of texts, one text after another, and where each text starts."""
 
-    ids: Rows
-    starts: Rows  # (texts + 1,)
+    ids: Indices
+    starts: Indices  # (texts + 1,)
 
-    def take(self, places: Rows) -> "Bags":
+    def take(self, places: Indices) -> "Bags":
         """Select the bags of these texts."""
         counts = self.starts[places + 1] - self.starts[places]
         starts = np.concatenate([[0], np.cumsum(counts)])
@@ -47,7 +44,7 @@ class Bags(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How long and how fast a stage trains."""
+    """The length and the rates of a training stage."""
 
     epochs: int
     rate: float
@@ -69,8 +66,8 @@ def general_recipe(texts: int) -> Recipe:
 def bags_of(tokenizer: Tokenizer, texts: Sequence[str]) -> Bags:
     """Tokenize texts as a student reads them; an unreadable text is a bag of the unknown token."""
     read = [
-        [id for id in one.ids[:MOST_TOKENS] if id != UNKNOWN] or [UNKNOWN]
-        for one in tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        [id for id in encoding.ids[:MAX_TOKENS] if id != UNKNOWN] or [UNKNOWN]
+        for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)
     ]
     counts = np.array([len(ids) for ids in read], np.int64)
     return Bags(
@@ -104,7 +101,7 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is not typed here
         table = np.concatenate([np.zeros((1, rows.shape[1]), np.float32), rows])
         counts = np.bincount(tokens.ids, minlength=len(table)).astype(np.float64)
         shares = counts / max(1.0, counts.sum())
-        return cls(table, np.maximum(np.log(COMMON / (COMMON + shares)), LEAST_LOG_WEIGHT))
+        return cls(table, np.maximum(np.log(COMMON / (COMMON + shares)), MIN_LOG_WEIGHT))
 
     @classmethod
     def of_student(cls, student: Student) -> "Network":
@@ -209,7 +206,7 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is not typed here
         warm_up = min(WARM_UP_STEPS, steps // 5 + 1)
         for _ in range(recipe.epochs):
             for rows in np.array_split(rng.permutation(len(targets)), batches):
-                factor = min(1.0, (step + 1) / warm_up) * max(LEAST_RATE, 1 - step / steps)
+                factor = min(1.0, (step + 1) / warm_up) * max(MIN_RATE, 1 - step / steps)
                 for group, rate in zip(optimiser.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
                 wanted = torch.from_numpy(targets[rows].astype(np.float32))

@@ -54,13 +54,13 @@ class Verified(NamedTuple):
     verdict: Verdict
 
 
-def read_sample(index: Path, texts: Path | None, text_field: str, most: int) -> Sample:
-    """Read at most `most` rows, evenly spread, from a Parquet file or a folder of them.
+def read_sample(index: Path, texts: Path | None, text_field: str, limit: int) -> Sample:
+    """Read at most `limit` rows, evenly spread, from a Parquet file or a folder of them.
 
     Texts are taken from the same rows or, by id, from the file `texts`. Raises CorpusError.
     """
     columns = ["id", "vector", *([text_field] if texts is None else [])]
-    rows = _spread(index, columns, texts is None, most)
+    rows = _spread(index, columns, texts is None, limit)
     vectors = _matrix(index, rows)
     if texts is None:
         found = [Text(str(row["id"]), row[text_field]) for row in rows]
@@ -78,26 +78,26 @@ def read_sample(index: Path, texts: Path | None, text_field: str, most: int) -> 
     return Sample(found, vectors)
 
 
-def _spread(index: Path, columns: list[str], with_text: bool, most: int) -> list[dict[str, Any]]:
+def _spread(index: Path, columns: list[str], with_text: bool, limit: int) -> list[dict[str, Any]]:
     files = sorted(index.glob("*.parquet")) if index.is_dir() else [index]
     opened = [parquet_file(file) for file in files]
     if not opened:
         raise CorpusError(f"{index}: there are no Parquet files in it")
-    for file, one in zip(files, opened, strict=True):
-        has = one.schema_arrow.names
+    for file, table in zip(files, opened, strict=True):
+        has = table.schema_arrow.names
         if missing := [name for name in columns if name not in has]:
             hint = "" if not with_text else "; --texts FILE gives texts by their id"
             raise CorpusError(
                 f"{file} has no column {' and no column '.join(map(repr, missing))}; it has "
                 f"{', '.join(has) or 'none'}{hint}"
             )
-    if not (count := sum(one.metadata.num_rows for one in opened)):
+    if not (count := sum(item.metadata.num_rows for item in opened)):
         raise CorpusError(f"{index} has no rows")
-    places = set(np.linspace(0, count - 1, min(count, most), dtype=np.int64).tolist())
+    places = set(np.linspace(0, count - 1, min(count, limit), dtype=np.int64).tolist())
     rows: list[dict[str, Any]] = []
     at = 0
-    for one in opened:
-        for batch in one.iter_batches(columns=columns):
+    for item in opened:
+        for batch in item.iter_batches(columns=columns):
             here = [place for place in range(len(batch)) if at + place in places]
             rows += batch.take(here).to_pylist() if here else []
             at += len(batch)
@@ -132,8 +132,8 @@ def _matrix(index: Path, rows: Sequence[dict[str, Any]]) -> Vectors:
     return unit
 
 
-async def verify(sample: Sample, space: Space, now: Vectors, least: float) -> Verified:
-    """Compare the stored vectors with those made `now`; a search may lose 1 - `least`.
+async def verify(sample: Sample, space: Space, now: Vectors, minimum: float) -> Verified:
+    """Compare the stored vectors with those made `now`; a search can lose 1 - `minimum`.
 
     Raises AlignError if there are too few texts.
     """
@@ -153,8 +153,10 @@ async def verify(sample: Sample, space: Space, now: Vectors, least: float) -> Ve
     }
     cosines: Vectors = (stored * now).sum(axis=1)
     same = float(np.quantile(cosines, LOW_QUANTILE)) >= MIN_COSINE
-    # each language must be able to reach `least`, whatever the others do
-    finds = kept.recall_low >= least and all(one.recall_high >= least for one in languages.values())
+    # each language must be able to reach `minimum`, whatever the others do
+    finds = kept.recall_low >= minimum and all(
+        language.recall_high >= minimum for language in languages.values()
+    )
     bridged, why = None, None
     if same or finds:
         verdict: Verdict = "keep"
@@ -169,7 +171,7 @@ async def verify(sample: Sample, space: Space, now: Vectors, least: float) -> Ve
                 if len(stored) < enough
                 else str(error)
             )
-        verdict = "bridge" if bridged is not None and bridged.recall_low >= least else "migrate"
+        verdict = "bridge" if bridged is not None and bridged.recall_low >= minimum else "migrate"
     return Verified(len(stored), cosines, kept, languages, bridged, why, verdict)
 
 

@@ -65,10 +65,10 @@ def main(
     min_recall: float,
     as_json: bool,
 ) -> None:
-    """Check whether what serves a space now makes the vectors that an index of it holds.
+    """Check whether the model that serves a space now makes the vectors of an index of it.
 
     A sample of the stored texts is embedded again and compared with the stored vectors: after an
-    upgrade, with another precision, or when a hosted model may have changed. The exit status is 0
+    upgrade, with another precision, or when a hosted model could have changed. The exit status is 0
     for keep (the search finds what it found), 3 for bridge (it does over an adapter), 4 for migrate
     (embed the documents again), 1 where nothing could be judged.
     """
@@ -140,11 +140,11 @@ def _lost(kept: RetainedQuality) -> dict[str, Any]:
 
 def report(found: Verified, space: Space, prompted: bool = True) -> Iterator[str]:
     """Format what was measured, and what to do; `prompted`: the model got its prompts."""
-    middle, low, least = np.median(found.cosines), *np.quantile(found.cosines, [0.01, 0])
+    middle, low, minimum = np.median(found.cosines), *np.quantile(found.cosines, [0.01, 0])
     yield f"{found.texts} texts of {space}, embedded again by what serves it now"
     yield (
         f"cosine with the stored vectors: median {middle:.4f}, 1 % below {low:.4f}, "
-        f"least {least:.4f}"
+        f"least {minimum:.4f}"
     )
     yield f"recall@10 lost: {_percent(found.kept)}"
     for name, kept in found.by_language.items():

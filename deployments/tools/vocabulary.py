@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 UNKNOWN = "[UNK]"
 PREFIX = "##"
-MOST_WORD_LETTERS = 40
+MAX_WORD_LETTERS = 40
 _NORMALIZER = normalizers.BertNormalizer(lowercase=True)
 _WORDS = pre_tokenizers.BertPreTokenizer()
 
@@ -51,23 +51,26 @@ def vocabulary(pieces: Sequence[str], counts: Counter[str], words: int, fewest: 
     more = [
         word
         for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        if count >= fewest and word not in known and len(word) <= MOST_WORD_LETTERS
+        if count >= fewest and word not in known and len(word) <= MAX_WORD_LETTERS
     ]
     return [*pieces, *more[:words]]
 
 
-def examples(pieces: Sequence[str], counts: Counter[str], most: int) -> dict[str, list[str]]:
-    """For each piece that continues a word, find up to `most` words that contain it.
+def examples(pieces: Sequence[str], counts: Counter[str], count: int) -> dict[str, list[str]]:
+    """Find up to `count` words for each piece that continues a word.
 
     Words of few pieces come first, then frequent words.
     """
     known = set(pieces)
     words = [word for word, _ in counts.most_common() if word not in known]
-    read = [one.tokens for one in tokenizer(pieces).encode_batch(words, add_special_tokens=False)]
+    read = [
+        encoding.tokens
+        for encoding in tokenizer(pieces).encode_batch(words, add_special_tokens=False)
+    ]
     found: dict[str, list[str]] = {}
     for word, tokens in sorted(zip(words, read, strict=True), key=lambda pair: len(pair[1])):
         for token in dict.fromkeys(tokens):
-            if token.startswith(PREFIX) and len(has := found.setdefault(token, [])) < most:
+            if token.startswith(PREFIX) and len(has := found.setdefault(token, [])) < count:
                 has.append(word)
     return found
 

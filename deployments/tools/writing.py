@@ -41,7 +41,7 @@ class Corpus(NamedTuple):
     def warn_of_repeated_ids(self) -> None:
         """Say how many rows have an id that an earlier row has; hashes of the ids are held.
 
-        Parts of one document may share its id, so this is no error.
+        Parts of one document can share its id, so this is no error.
         """
         hashes = np.fromiter((hash(text.id) for text in self.texts()), np.int64)
         if repeated := len(hashes) - len(np.unique(hashes)):
@@ -53,7 +53,7 @@ class Corpus(NamedTuple):
 
 
 class SendOptions(NamedTuple):
-    """How texts are sent and stored."""
+    """Options for sending and storing texts."""
 
     truncate: str
     batch: int

@@ -28,7 +28,7 @@ class BilledUnits(BaseModel):
 
 
 class CohereMeta(BaseModel):
-    """What a request cost."""
+    """The cost of a request."""
 
     api_version: dict[str, str]
     billed_units: BilledUnits

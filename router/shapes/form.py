@@ -1,4 +1,4 @@
-"""What all API forms share: reading a body, writing an answer, and writing an error."""
+"""The common part of all API forms: reading a body, writing an answer, writing an error."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -15,9 +15,8 @@ from router.encoding import AS_NUMBER
 from router.errors import InvalidJson, Overloaded, RequestTooLarge, RouterError
 from router.ignoring import Ignore, unknown
 from router.input_items import read_input
-from router.schema import FIELDS, EmbeddingsBody, Given
+from router.schema import FIELDS, TEXT_SCHEMA, EmbeddingsBody, Given
 
-TEXT_SCHEMA = {"type": "string", "minLength": 1}
 TEXTS_SCHEMA = {"type": "array", "minItems": 1, "items": TEXT_SCHEMA}
 # names in errors of APIs that have no routing fields: headers stand for some
 OF_HEADERS = {

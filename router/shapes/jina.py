@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from router.errors import InvalidValue
 
-Task = Literal[
+JinaTask = Literal[
     "retrieval.query",
     "retrieval.passage",
     "code.query",
@@ -15,8 +15,8 @@ Task = Literal[
     "classification",
     "separation",
 ]
-InputType = Literal["query", "document", "classification", "clustering"]
-_INPUT_TYPES: dict[Task, InputType] = {
+JinaInputType = Literal["query", "document", "classification", "clustering"]
+_INPUT_TYPES: dict[JinaTask, JinaInputType] = {
     "retrieval.query": "query",
     "code.query": "query",
     "retrieval.passage": "document",
@@ -28,7 +28,7 @@ _INPUT_TYPES: dict[Task, InputType] = {
 _SAME = {"search_query": "query", "search_document": "document", "passage": "document"}
 
 
-def input_type_of(task: Task, given: str | None) -> InputType:
+def input_type_of(task: JinaTask, given: str | None) -> JinaInputType:
     """The `input_type` that a task means; raises InvalidValue if `given` contradicts it."""
     meant = _INPUT_TYPES[task]
     if given is not None and _SAME.get(given, given) != meant:

@@ -12,10 +12,9 @@ from router.encoding import json_rows
 from router.errors import AmbiguousTokenIds, InvalidValue, RequestTooLarge, RouterError
 from router.ignoring import Ignore, unknown
 from router.rerank_schema import OR_MODEL as OR_ANOTHER
-from router.schema import FIELDS, INPUT_SCHEMA
+from router.schema import FIELDS, INPUT_SCHEMA, TEXT_SCHEMA
 from router.shapes.form import (
     OF_HEADERS,
-    TEXT_SCHEMA,
     TEXTS_SCHEMA,
     AnswerContent,
     Errors,
@@ -84,7 +83,7 @@ def read_rerank(
     ignored = unknown((key for key in data if key not in fields), fields, ignore, FIELDS)
     try:
         return ignored, TeiRerankRequest.model_validate(
-            {name: one for name, one in data.items() if name in fields}
+            {name: item for name, item in data.items() if name in fields}
         )
     except ValidationError as invalid:
         raise explain_problem(invalid.errors(include_url=False)[0]) from None

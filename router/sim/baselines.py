@@ -109,17 +109,29 @@ def _chooser(
             predicted = predict(model, load, work)
             fits.append(Fit(name, model.rank, predicted, predicted.total_s * load.margin))
         if not fits:
-            return Decision(None, None, Reason.NO_MODEL, None, None, None, False, {}, {})
+            return _chosen(None, Reason.NO_MODEL, None, None)
         fits.sort(key=lambda fit: fit.rank)
         budget_s = float("inf") if request.deadline_s is None else request.deadline_s - now
         chosen = rank(fits, request, budget_s)
-        total_s, wait_s = chosen.predicted
-        whys = {chosen.name: Why.CHOSEN}
-        return Decision(
-            chosen.name, chosen.name, Reason.AUTO, None, total_s, wait_s, False, whys, {}
-        )
+        return _chosen(chosen.name, Reason.AUTO, *chosen.predicted)
 
     return choose
+
+
+def _chosen(
+    model: str | None, reason: Reason, predicted_s: float | None, wait_s: float | None
+) -> Decision:
+    return Decision(
+        model=model,
+        target=model,
+        reason=reason,
+        rule=None,
+        predicted_s=predicted_s,
+        wait_s=wait_s,
+        degraded=False,
+        whys={} if model is None else {model: Why.CHOSEN},
+        predictions={},
+    )
 
 
 def _static_rules(

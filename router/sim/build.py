@@ -79,7 +79,7 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class PolicyVariant:
-    """How models are chosen in a run."""
+    """A way to choose models in a run."""
 
     name: str
     args: RouterArgs | None = None  # replaces the config's, with other routing and tiers

@@ -266,7 +266,7 @@ def _least(value: Callable[[float], float], high: float) -> float:
 
 
 def _lowest(prices: Floats, span: int) -> tuple[Floats, Ints]:
-    """For each window and model, the lowest price in it and the next `span` windows, and where."""
+    """The lowest price of each window and model in the next `span` windows, and its place."""
     windows, models = prices.shape
     lowest, where = prices.copy(), np.tile(np.arange(windows)[:, None], (1, models))
     reach = 1

@@ -10,7 +10,7 @@ from router.domain import Decision
 from router.sim.traffic import Shape
 
 GRAIN = 1.01  # a latency bucket is 1 % wide
-LEAST_S = 1e-5
+MIN_S = 1e-5
 _LOG = math.log(GRAIN)
 
 
@@ -33,7 +33,7 @@ class Latencies:
         """Count one latency."""
         self.count += 1
         self._sum_s += seconds
-        self._counts[int(math.log(max(seconds, LEAST_S) / LEAST_S) / _LOG)] += 1
+        self._counts[int(math.log(max(seconds, MIN_S) / MIN_S) / _LOG)] += 1
 
     def quantile(self, share: float) -> float | None:
         """The latency that `share` of the values do not exceed, to 1 %; None without values."""
@@ -41,7 +41,7 @@ class Latencies:
         for bucket, count in sorted(self._counts.items()):
             left -= count
             if left <= 0:
-                return LEAST_S * math.pow(GRAIN, bucket + 0.5)
+                return MIN_S * math.pow(GRAIN, bucket + 0.5)
         return None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from router.sim.build import PolicyVariant, World, mean_rate, run
 
 REQUESTS = 3000  # simulated in one try
-MOST_TRIES = 30
+MAX_TRIES = 30
 SPARE = 4  # factor on the replicas, so that no request has to wait
 
 
@@ -88,7 +88,7 @@ class ReplicaPlanner:
         More are added where that helps most, and everywhere if it helps nowhere.
         """
         now = self._try(self._world.replicas)
-        while not now.keeps and len(self._known) < MOST_TRIES:
+        while not now.keeps and len(self._known) < MAX_TRIES:
             plans = [self._more(now.replicas, name) for name in self._world.models]
             plans.append({name: 2 * max(1, many) for name, many in now.replicas.items()})
             each = [self._try(plan) for plan in plans]
@@ -98,7 +98,7 @@ class ReplicaPlanner:
         if not now.keeps:
             return Planned(self.asked_quality, None, len(self._known))
         part = 2
-        while part <= 64 and len(self._known) < MOST_TRIES:
+        while part <= 64 and len(self._known) < MAX_TRIES:
             fewer = [self._try(plan) for plan in self._fewer(now.replicas, part)]
             kept = [one for one in fewer if one.keeps]
             if kept:

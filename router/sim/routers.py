@@ -289,7 +289,7 @@ class SimRouter:
         self._decide(shape, shape.request(now), now, self.loads(now, shape.sender), None)
 
     def loads(self, now: float, sender: Sender) -> dict[str, Load]:
-        """The current load of each model as this router knows it, for the next request of this
+        """The current load of each model as seen by this router, for the next request of this
         sender.
         """
         ledger, rng = self.ledger, self._rng

@@ -104,7 +104,7 @@ class NoiseSection(Section):
 
 
 class Reports(Section):
-    """How routers receive the loads of replicas."""
+    """The reports by which routers receive the loads of replicas."""
 
     in_replies: Flag = True  # as in production
     every_ms: PositiveFloat | None = None  # interval of additional reports
@@ -152,7 +152,7 @@ class ScalingSection(Section):
 
 
 class Goal(Section):
-    """What a plan must achieve."""
+    """The goal of a plan."""
 
     on_time: Share = 0.99
     # points that it can lose compared with the same decisions without load

@@ -19,6 +19,7 @@ from router.errors import InvalidApiKey
 from router.keys import hash_of
 from router.routes import ROUTES, Audience
 from router.strict import parse_args
+from tests.support.fixtures import service_of
 from tests.support.local_service import LocalRouter, served
 from tests.support.locked_service import KEYS, LOCKED, MODEL, OPEN, http_request
 
@@ -30,10 +31,7 @@ def paths_for(caller: Audience) -> set[str]:
 WORD = "abc " * 3  # four of the estimated tokens
 
 
-@pytest.fixture(scope="module")
-def locked() -> Iterator[tuple[str, LocalRouter]]:
-    with served(LOCKED) as both:
-        yield both
+locked = service_of(LOCKED)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from deployments.service.decision_log import open_log
 from deployments.tools import figures
 from deployments.tools.advise import page
 from router.config import DecisionLogConfig
+from tests.support import advise_data
 from tests.support.advise_command import ARGS, advise
-from tests.support.advise_data import write
 from tests.support.browser import chromium, needs_chromium
-from tests.support.local_service import LocalRouter, held, served
+from tests.support.fixtures import service_of
+from tests.support.local_service import LocalRouter, held
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.models
@@ -29,15 +29,10 @@ pytestmark = pytest.mark.models
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[str, LocalRouter]]:
-    with served(ARGS) as both:
-        yield both
+running = service_of(ARGS)
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write(tmp_path_factory.mktemp("inputs"))
+files = advise_data.files
 
 
 def command(url: str, files: dict[str, Path], output: Path, *more: str) -> list[str]:

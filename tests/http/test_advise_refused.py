@@ -1,7 +1,6 @@
 """What stops `embedding-router advise` is said in one sentence."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +8,18 @@ import pytest
 
 from deployments.tools import advise_cli
 from router.fingerprint import Fingerprint, Probe
+from tests.support import advise_data
 from tests.support.advise_command import ARGS, advise
-from tests.support.advise_data import write
-from tests.support.local_service import LocalRouter, served
+from tests.support.fixtures import service_of
+from tests.support.local_service import LocalRouter
 
 pytestmark = pytest.mark.models
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[str, LocalRouter]]:
-    with served(ARGS) as both:
-        yield both
+running = service_of(ARGS)
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write(tmp_path_factory.mktemp("inputs"))
+files = advise_data.files
 
 
 def test_other_weights_under_the_same_name_do_not_go_on_with_a_run(

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI, PermissionDeniedError
 
+from tests.support import batch_client
 from tests.support.batch_client import (
     KEYS,
     OPEN,
@@ -18,18 +18,13 @@ from tests.support.batch_client import (
     client,
     ended,
     lines,
-    locked_service,
     rows,
     upload,
 )
 from tests.support.local_service import held, served
 from tests.support.waiting import wait_for
 
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with locked_service(tmp_path_factory.mktemp("batches")) as both:
-        yield both
+service = batch_client.service
 
 
 def test_a_batch_embeds_every_line_once(service: Service) -> None:

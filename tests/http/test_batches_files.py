@@ -10,15 +10,12 @@ import httpx
 import pytest
 from openai import NotFoundError, OpenAI
 
-from tests.support.batch_client import KEYS, OPEN, Service, client, locked_service, upload
+from tests.support import batch_client
+from tests.support.batch_client import KEYS, OPEN, Service, client, upload
 from tests.support.local_service import served
 from tests.support.waiting import wait_for
 
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with locked_service(tmp_path_factory.mktemp("batches")) as both:
-        yield both
+service = batch_client.service
 
 
 def test_files_are_those_of_openai(service: Service) -> None:

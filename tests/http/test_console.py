@@ -8,23 +8,19 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import chromium, needs_chromium
+from tests.support import browser as browsers
+from tests.support import console as consoles
+from tests.support.browser import needs_chromium
 from tests.support.console import DESKTOP, Open, embed_example, opened, replay_with
 from tests.support.local_service import ARGS, held, served
 
 pytestmark = [needs_chromium, pytest.mark.models]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
+browser = browsers.browser
 
 
-@pytest.fixture(scope="module")
-def base_url() -> Iterator[str]:
-    with served() as (url, _):
-        yield url
+base_url = consoles.base_url
 
 
 @pytest.fixture

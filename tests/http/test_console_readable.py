@@ -1,7 +1,6 @@
 """The console in two languages, on a large and a small screen, and with and without a key."""
 
 import re
-from collections.abc import Iterator
 from typing import Literal
 
 import httpx
@@ -9,7 +8,9 @@ import pytest
 from playwright.sync_api import Browser, ViewportSize, expect
 
 from router.keys import hash_of, new_key
-from tests.support.browser import chromium, needs_chromium
+from tests.support import browser as browsers
+from tests.support import console as consoles
+from tests.support.browser import needs_chromium
 from tests.support.console import DESKTOP, PHONE, embed_example, opened, replay_with
 from tests.support.local_service import ARGS, served
 
@@ -61,16 +62,10 @@ LOCKED = ARGS | {
 }
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
+browser = browsers.browser
 
 
-@pytest.fixture(scope="module")
-def base_url() -> Iterator[str]:
-    with served() as (url, _):
-        yield url
+base_url = consoles.base_url
 
 
 def test_it_speaks_the_browsers_language_and_the_other_one_and_remembers(

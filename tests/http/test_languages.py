@@ -126,7 +126,7 @@ def by_language() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("foreign", "least_right", "least_counted"),
+    ("foreign", "min_right", "min_counted"),
     [
         pytest.param(FOREIGN, 1.0, 0.95, id="other-scripts"),
         pytest.param(LATIN, 0.95, 0.8, id="Latin"),
@@ -136,8 +136,8 @@ def test_a_list_is_decided_by_the_share_of_its_texts(
     http: httpx.Client,
     by_language: dict[str, list[str]],
     foreign: list[str],
-    least_right: float,
-    least_counted: float,
+    min_right: float,
+    min_counted: float,
 ) -> None:
     """Of ten texts so many are not English; a floor is raised from a fifth on."""
     english = languages.questions(languages.DATA)[:10]
@@ -152,8 +152,8 @@ def test_a_list_is_decided_by_the_share_of_its_texts(
                 right.append(high == (count >= 2))
                 counted.append(found["languages"].get("en", 0) == 10 - count)
     assert len(right) == len(foreign) * len(COUNTS) * 3
-    assert languages.share(right) >= least_right
-    assert languages.share(counted) >= least_counted
+    assert languages.share(right) >= min_right
+    assert languages.share(counted) >= min_counted
 
 
 def test_a_list_is_decided_alike_in_both_forms(

@@ -3,7 +3,6 @@ twice.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from pyarrow import parquet
 from deployments.tools.migrate import Manifest, MigrationError, digest_of, opened
 from router.cli import main
 from router.fingerprint import Fingerprint, Probe
+from tests.support.fixtures import service_of
 from tests.support.killed import killed_after
 from tests.support.local_service import LocalRouter, served
 
@@ -37,10 +37,7 @@ ARGS: dict[str, Any] = {
 TEXTS = {f"id {row}": f"the text of row {row}" for row in range(600)}
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[str, LocalRouter]]:
-    with served(ARGS) as both:
-        yield both
+running = service_of(ARGS)
 
 
 @pytest.fixture(scope="module")

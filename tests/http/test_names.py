@@ -1,7 +1,6 @@
 """Side, space, tier and budget without a field: by name, address and key, and what disagrees."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,6 +10,7 @@ from openai import OpenAI
 from router.config import RouterArgs
 from router.keys import hash_of
 from router.strict import ConfigError, changed
+from tests.support.fixtures import client_of, client_with, service_of
 from tests.support.local_service import LocalRouter, served
 from tests.support.named_service import ARGS, KEYS, LOCKED, bearer
 
@@ -23,22 +23,13 @@ FROM_CONFIG = {
 }
 
 
-@pytest.fixture(scope="module")
-def open_service() -> Iterator[tuple[str, LocalRouter]]:
-    with served(ARGS) as both:
-        yield both
+open_service = service_of(ARGS)
 
 
-@pytest.fixture(scope="module")
-def http(open_service: tuple[str, LocalRouter]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=open_service[0], timeout=60) as client:
-        yield client
+http = client_of("open_service")
 
 
-@pytest.fixture(scope="module")
-def locked() -> Iterator[httpx.Client]:
-    with served(LOCKED) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
-        yield client
+locked = client_with(LOCKED)
 
 
 def settings(

@@ -2,32 +2,22 @@
 case.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.local_service import LocalRouter, served
+from tests.support.fixtures import client_of, client_with, service_of
+from tests.support.local_service import served
 from tests.support.named_service import ARGS, LOCKED, bearer
 
-
-@pytest.fixture(scope="module")
-def open_service() -> Iterator[tuple[str, LocalRouter]]:
-    with served(ARGS) as both:
-        yield both
+open_service = service_of(ARGS)
 
 
-@pytest.fixture(scope="module")
-def http(open_service: tuple[str, LocalRouter]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=open_service[0], timeout=60) as client:
-        yield client
+http = client_of("open_service")
 
 
-@pytest.fixture(scope="module")
-def locked() -> Iterator[httpx.Client]:
-    with served(LOCKED) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
-        yield client
+locked = client_with(LOCKED)
 
 
 @pytest.mark.parametrize(

@@ -22,20 +22,14 @@ from router.keys import hash_of
 from router.replay import replay
 from router.strict import changed
 from tests.support.faults import faulty
+from tests.support.fixtures import client_of, service_of
 from tests.support.local_service import LocalRouter, served
 from tests.support.rerank_service import ARGS, DOCUMENTS, LONG, expected, rerank
 
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[str, LocalRouter]]:
-    with served(ARGS) as both:
-        yield both
+running = service_of(ARGS)
 
 
-@pytest.fixture
-def http(running: tuple[str, LocalRouter]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running[0], timeout=60) as client:
-        yield client
+http = client_of("running")
 
 
 @pytest.fixture

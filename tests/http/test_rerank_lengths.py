@@ -4,7 +4,7 @@ tokenizer.
 Scores of the fake reranker are a hash of the ids that it reads: a score that is right proves them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 
 from deployments.engines.fake_rerank import hashed
 from router.model_config import resolve_path
-from tests.support.local_service import FAKE, served
+from tests.support.fixtures import client_with
+from tests.support.local_service import FAKE
 
 BEFORE, AFTER = "judge : which ? | ", " ; relevant ?"
 TOKENIZER = Tokenizer.from_file(str(resolve_path(str(FAKE["tokenizer"])) / "tokenizer.json"))
@@ -47,10 +48,7 @@ LONG = " ".join(f"number {n} of many" for n in range(30))
 GERMAN = "Der Bahnhof liegt ganz in der Nähe des Flusses und der alten Kirche."
 
 
-@pytest.fixture(scope="module")
-def http() -> Iterator[httpx.Client]:
-    with served(ARGS) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
-        yield client
+http = client_with(ARGS)
 
 
 def rerank(http: httpx.Client, *documents: str, **body: Any) -> dict[str, Any]:

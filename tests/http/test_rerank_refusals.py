@@ -1,13 +1,13 @@
 """What is refused of a rerank request, in its own words, and what one costs."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from router.keys import hash_of, new_key
-from tests.support.local_service import LocalRouter, served
+from tests.support.fixtures import client_of, client_with, service_of
+from tests.support.local_service import served
 from tests.support.rerank_service import ARGS, LONG, model, reranker
 
 FORMS = {"/v1/rerank": "documents", "/rerank": "texts"}
@@ -89,10 +89,7 @@ NAMED: dict[str, Any] = ARGS | {
 RANK = "ranks nothing; send auto, or one of the rerankers quick, slow, by-large"
 
 
-@pytest.fixture(scope="module")
-def named() -> Iterator[httpx.Client]:
-    with served(NAMED) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
-        yield client
+named = client_with(NAMED)
 
 
 def rerank(client: httpx.Client, key: str, path: str = "/v1/rerank", **body: Any) -> httpx.Response:
@@ -310,16 +307,10 @@ def test_a_lane_that_the_key_may_not_use_is_refused(named: httpx.Client, path: s
         assert rerank(named, key, path, priority=own).status_code == 200
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[str, LocalRouter]]:
-    with served(ARGS) as both:
-        yield both
+running = service_of(ARGS)
 
 
-@pytest.fixture
-def http(running: tuple[str, LocalRouter]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running[0], timeout=60) as client:
-        yield client
+http = client_of("running")
 
 
 def test_a_document_longer_than_a_pinned_reranker_reads_is_refused_by_its_place(

@@ -1,6 +1,5 @@
 """Other embedding APIs: unmodified clients, and what holds on every path."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -12,26 +11,17 @@ import pytest
 from openai import APIStatusError, AzureOpenAI
 
 from router.routes import ROUTES
+from tests.support.fixtures import client_of, service_of
 from tests.support.local_service import LocalRouter, served
 from tests.support.shapes import ARGS, BARE, BODIES, KEY, LOCKED, SHOP, TEXTS, is_error_of
 
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[str, LocalRouter]]:
-    with served(ARGS) as both:
-        yield both
+running = service_of(ARGS)
 
 
-@pytest.fixture(scope="module")
-def http(running: tuple[str, LocalRouter]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running[0], timeout=60) as client:
-        yield client
+http = client_of("running")
 
 
-@pytest.fixture(scope="module")
-def locked() -> Iterator[tuple[str, LocalRouter]]:
-    with served(LOCKED) as both:
-        yield both
+locked = service_of(LOCKED)
 
 
 def vectors(http: httpx.Client, at: str = "", **body: Any) -> list[list[float]]:

@@ -1,7 +1,6 @@
 """Errors of other embedding APIs, each in the form and the words of its own."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -9,28 +8,20 @@ import pytest
 
 from router.routes import ROUTES
 from router.shapes.table import FORMS
+from tests.support.fixtures import client_of, service_of
 from tests.support.local_service import LocalRouter, served
 from tests.support.shapes import ARGS, BODIES, LOCKED, is_error_of
 
 LONG = " ".join(map(str, range(400)))
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[str, LocalRouter]]:
-    with served(ARGS) as both:
-        yield both
+running = service_of(ARGS)
 
 
-@pytest.fixture(scope="module")
-def http(running: tuple[str, LocalRouter]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running[0], timeout=60) as client:
-        yield client
+http = client_of("running")
 
 
-@pytest.fixture(scope="module")
-def locked() -> Iterator[tuple[str, LocalRouter]]:
-    with served(LOCKED) as both:
-        yield both
+locked = service_of(LOCKED)
 
 
 REFUSED: list[tuple[str, dict[str, Any], int, str]] = [

@@ -3,7 +3,7 @@ way.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from router.cache import CachedVector
 from router.config import Cache, RouterArgs
 from router.fingerprint import Fingerprint, Probe
 from router.strict import ConfigError, parse_args
+from tests.support import redis_server
 from tests.support.local_service import FAKE
-from tests.support.redis_server import ALWAYS_S, RedisServer, needs_redis, redis_of_a_test
+from tests.support.redis_server import ALWAYS_S, RedisServer, needs_redis
 
 pytestmark = needs_redis
 
@@ -32,10 +33,7 @@ WIDTH = 16
 IDENTITY = b"er1:identity-of-m"
 
 
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with redis_of_a_test() as running:
-        yield running
+server = redis_server.server
 
 
 class Clock:

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,17 +10,15 @@ from redis import Redis
 
 from deployments.service.shared_cache import FAILURES
 from router.keys import hash_of, new_key
+from tests.support import redis_server
 from tests.support.launched import ROOT
 from tests.support.local_service import FAKE, WORDLLAMA, served
-from tests.support.redis_server import ALWAYS_S, RedisServer, needs_redis, redis_of_a_test
+from tests.support.redis_server import ALWAYS_S, RedisServer, needs_redis
 
 pytestmark = needs_redis
 
 
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with redis_of_a_test() as running:
-        yield running
+server = redis_server.server
 
 
 KEYS = {"one": new_key(bytes([1]) * 32), "other": new_key(bytes([2]) * 32)}

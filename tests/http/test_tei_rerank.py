@@ -1,19 +1,15 @@
 """/rerank as clients of Text Embeddings Inference ask for it."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.support.fixtures import client_with
 from tests.support.local_service import served
 from tests.support.rerank_service import ARGS, DOCUMENTS
 
-
-@pytest.fixture(scope="module")
-def http() -> Iterator[httpx.Client]:
-    with served(ARGS) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
-        yield client
+http = client_with(ARGS)
 
 
 def test_the_answer_is_a_list_with_falling_scores(http: httpx.Client) -> None:

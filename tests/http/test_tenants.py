@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from router.keys import hash_of, new_key
+from tests.support.fixtures import service_of
 from tests.support.local_service import FAKE, LocalRouter, held, served
 
 NAMES = ("one", "other", "open")
@@ -27,10 +28,7 @@ ARGS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def tenants() -> Iterator[tuple[str, LocalRouter]]:
-    with served(ARGS) as both:
-        yield both
+tenants = service_of(ARGS)
 
 
 def ask(

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from router.keys import hash_of
+from tests.support.fixtures import client_with
 from tests.support.local_service import served
 from tests.support.shapes import ARGS
 
@@ -38,10 +39,7 @@ def tolerant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]
         yield client
 
 
-@pytest.fixture(scope="module")
-def locked() -> Iterator[httpx.Client]:
-    with served(LOCKED) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
-        yield client
+locked = client_with(LOCKED)
 
 
 @pytest.mark.parametrize("route", ["embeddings", "route"])

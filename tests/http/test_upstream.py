@@ -45,7 +45,7 @@ def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(replica_health, "EJECTION_S", 0.05)
-    monkeypatch.setattr(replica_health, "MOST_EJECTION_S", 0.2)
+    monkeypatch.setattr(replica_health, "MAX_EJECTION_S", 0.2)
     with upstream() as (url, fault):
         model = {
             "engine": {"kind": "remote", "base_url": url, "model": "theirs", "timeout_s": WAIT_S},

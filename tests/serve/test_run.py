@@ -137,7 +137,7 @@ def test_two_instances_answer_side_by_side_and_signals_end_them_without_leftover
     assert (first.get(), second.get()) == ("one", "two")
     of_first, of_second = first.descendants(), second.descendants()
     config = first.haproxy_config
-    assert "set-header x-request-disconnect-disabled ?1 if { path_end /embeddings }" in config
+    assert "disconnect-disabled ?1 if { path_end /embed /embeddings /rerank }" in config
     assert "option dontlog-normal" in config
     assert {"raylet", "gcs_server"} <= {process.name() for process in of_first}
 

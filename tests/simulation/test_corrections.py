@@ -46,7 +46,7 @@ def test_a_factor_that_is_left_out_stays_1_whatever_happens(name: str) -> None:
 def test_without_the_outer_loop_the_margin_is_the_quantile_of_the_declared_share() -> None:
     correction = PartialCorrection(0.01, replace(ALL, bias=False, aim=False))
     whole = PartialCorrection(0.01, replace(ALL, bias=False))
-    plain = Quantile(0.01, MARGIN_ETA, lowest=Correction.LEAST_MARGIN)
+    plain = Quantile(0.01, MARGIN_ETA, lowest=Correction.MIN_MARGIN)
     for _ in range(40):
         for one in (correction, whole):
             one.observe(3.0, 1.0, one.bias)

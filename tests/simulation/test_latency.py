@@ -216,13 +216,13 @@ def test_answers_that_later_texts_joined_change_nothing_for_an_idle_model(
     for ratio in ratios:
         correction.observe(ratio, 1.0, 1.0, joined=True)
     assert (correction.bias, correction.margin) == (1.0, 1.0)
-    most = min(max([1.0, *ratios]) * math.exp(CROWD_ETA), Correction.MOST_CROWDING)
+    most = min(max([1.0, *ratios]) * math.exp(CROWD_ETA), Correction.MAX_CROWDING)
     assert 1.0 <= correction.crowding <= most
 
 
 @untimed
 @given(
-    st.lists(st.floats(0.2, Correction.MOST_CROWDING * math.exp(-CROWD_ETA)), max_size=300),
+    st.lists(st.floats(0.2, Correction.MAX_CROWDING * math.exp(-CROWD_ETA)), max_size=300),
     st.sampled_from((0.01, 0.05, 0.2)),
 )
 def test_no_answers_exceed_crowding_more_often_than_declared(
@@ -232,7 +232,7 @@ def test_no_answers_exceed_crowding_more_often_than_declared(
     for ratio in ratios:
         exceeded += ratio > correction.crowding
         correction.observe(ratio, 1.0, 1.0, joined=True)
-    learned = math.log(Correction.MOST_CROWDING) / CROWD_ETA
+    learned = math.log(Correction.MAX_CROWDING) / CROWD_ETA
     assert exceeded <= share * len(ratios) + learned
 
 

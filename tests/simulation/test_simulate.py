@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from deployments.launch.serve_config import application
-from deployments.tools.simulate.load import load_way, load_world
+from deployments.tools.simulate.load import load_variant, load_world
 from deployments.tools.simulate.report import simulated
 from router.cli import main
 from router.decision_log import ANSWERED, DecisionContext, LogEntry, entry_line, setting_line
@@ -385,5 +385,5 @@ def test_the_scenarios_of_the_repository_run(path: Path) -> None:
     world = load_world(path).updated(warm_up_s=0.0)
     rate = mean_rate(world)
     world = world.updated(seconds=min(world.scenario.seconds, 300 / rate))
-    outcome = run(world, load_way(world.scenario.policy, path, world.args))
+    outcome = run(world, load_variant(world.scenario.policy, path, world.args))
     assert outcome.total.offered > 20

@@ -6,6 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 TOPICS = {
     "weather": "rain snow storm sunshine cloud thunder wind frost fog heat",
     "cooking": "soup bread pasta butter oven recipe salt onion roast cheese",
@@ -65,3 +67,9 @@ def write(folder: Path) -> dict[str, Path]:
     with files["labels.csv"].open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *rows])
     return files
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The files of `write`, one set for a module."""
+    return write(tmp_path_factory.mktemp("inputs"))

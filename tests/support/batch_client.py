@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from openai import OpenAI
 from openai.types import Batch
 
@@ -86,3 +87,10 @@ def rows(openai: OpenAI, id: str | None) -> dict[str, dict[str, Any]]:
     by_id = {row["custom_id"]: row for row in map(json.loads, found)}
     assert len(by_id) == len(found)
     return by_id
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The locked service, one for a module."""
+    with locked_service(tmp_path_factory.mktemp("batches")) as both:
+        yield both

@@ -1,10 +1,14 @@
 """The console, opened in a browser."""
 
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import httpx
+import pytest
 from playwright.sync_api import BrowserContext, Page, ViewportSize, expect
+
+from tests.support.local_service import served
 
 DESKTOP, PHONE = ViewportSize(width=1440, height=1000), ViewportSize(width=390, height=844)
 expect.set_options(timeout=20_000)  # for a busy machine
@@ -48,3 +52,10 @@ def replay_with(page: Page, old: str, new: str) -> None:
     expect(page.locator("#policy")).to_have_value(re.compile("default_tier"))
     page.fill("#policy", page.input_value("#policy").replace(old, new))
     page.click("#whatif button[type=submit]")
+
+
+@pytest.fixture(scope="module")
+def base_url() -> Iterator[str]:
+    """The address of a service with the engines of the HTTP tests, one for a module."""
+    with served() as (url, _):
+        yield url

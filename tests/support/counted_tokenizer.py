@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from router.tokenizer import TokenisedTexts, Tokenizer
+from router.tokenised_texts import TokenisedTexts
+from router.tokenizer import Tokenizer
 
 
 class Counted:

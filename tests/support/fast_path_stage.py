@@ -73,7 +73,7 @@ class Echo:
         self.gate.set()
         self.left = 0
         self.error: Exception | None = None
-        self.most_bytes = 10_000_000
+        self.max_bytes = 10_000_000
 
     async def exchange(self, http_request: HttpRequest) -> HttpAnswer:
         self.scopes.append(http_request.scope)
@@ -81,7 +81,7 @@ class Echo:
         if self.error is not None:
             raise self.error
         try:
-            body = await bodies.body(http_request, self.most_bytes, 5.0)
+            body = await bodies.body(http_request, self.max_bytes, 5.0)
             await asgi.attended(self.gate.wait(), 5.0, http_request.watched)
         except RequestTooLarge:
             return HttpAnswer(413, b"", headers={"content-length": "0"})

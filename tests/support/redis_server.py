@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from tests.support.needs import needs
 
 BINARY = shutil.which("redis-server")
@@ -93,4 +95,11 @@ def redis_of_a_test() -> Iterator[RedisServer]:
         tempfile.TemporaryDirectory(prefix="er-", dir="/tmp") as folder,
         redis_server(Path(folder)) as running,
     ):
+        yield running
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A Redis of its own for each test."""
+    with redis_of_a_test() as running:
         yield running

@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx
 
-from router.tokenizer import TokenisedTexts, Tokenizer
+from router.tokenised_texts import TokenisedTexts
+from router.tokenizer import Tokenizer
 from tests.support.counted_tokenizer import Counted
 
 WAIT_S = 60.0

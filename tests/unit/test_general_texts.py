@@ -7,8 +7,8 @@ PACKAGE = [Line(f"a docstring of function {word}", "package", "MIT") for word in
 
 
 def test_another_package_changes_neither_the_texts_of_the_others_nor_their_order() -> None:
-    alone = shuffled(WORDNET, 600, most_of_a_source=20)
-    both = shuffled([*PACKAGE, *reversed(WORDNET)], 600, most_of_a_source=20)
+    alone = shuffled(WORDNET, 600, max_of_a_source=20)
+    both = shuffled([*PACKAGE, *reversed(WORDNET)], 600, max_of_a_source=20)
     assert len(alone) == 20
     assert [line for line in both if line.source == "wordnet"] == alone
     assert len(both) == 40

@@ -147,8 +147,10 @@ def test_serves_haproxy_config_has_every_line_that_is_changed(
     )
     api._generate_config_file_internal()
     given = (tmp_path / "haproxy.cfg").read_text()
-    haproxy.starter(tmp_path, "haproxy", 15.0, 45.0)
-    changed = haproxy.hardened(given, tmp_path, 15.0, 45.0)
+    program = haproxy.starter(tmp_path, "haproxy", 15.0, 45.0).read_text()
+    endings = "/embed /embeddings /rerank"
+    assert f"{endings!r}]" in program
+    changed = haproxy.hardened(given, tmp_path, 15.0, 45.0, endings)
     assert settings.error_file_path
     assert settings.error_file_path in given
     assert f"errorfile 500 {settings.error_file_path}" not in changed
@@ -158,7 +160,7 @@ def test_serves_haproxy_config_has_every_line_that_is_changed(
         "option forwardfor",
         "timeout http-request 15000ms",
         "http-request wait-for-body time 45000ms if METH_POST",
-        "http-request set-header x-request-disconnect-disabled ?1 if { path_end /embeddings }",
+        f"http-request set-header x-request-disconnect-disabled ?1 if {{ path_end {endings} }}",
         *(f"errorfile {status} {tmp_path / f'{status}.http'}" for status in haproxy.ERRORS),
     ):
         assert changed.count(line) == 1, line

@@ -308,7 +308,7 @@ def test_the_page_of_reranking_lists_what_a_remote_reranker_has_beside_a_remote_
 
 
 def test_the_page_has_a_part_for_every_section() -> None:
-    engines = set(get_args(get_args(engine_config.Engine)[0]))
+    engines = set(get_args(get_args(engine_config.EngineConfig)[0]))
     shown = {section for heading, section in HEADINGS.items() if heading.startswith("kind: ")}
     assert shown == engines
     of_configs = {one for one in Section.__subclasses__() if ".sim." not in one.__module__}

@@ -91,7 +91,17 @@ def test_an_answer_from_outside_the_space_of_its_request_is_counted() -> None:
     for candidates in (None, frozenset({LARGE}), frozenset({LARGE, small})):
         shape.candidates = candidates
         for chosen in (LARGE, small):
-            decision = Decision(chosen, chosen, Reason.AUTO, None, 0.01, 0.0, False, {}, {})
+            decision = Decision(
+                model=chosen,
+                target=chosen,
+                reason=Reason.AUTO,
+                rule=None,
+                predicted_s=0.01,
+                wait_s=0.0,
+                degraded=False,
+                whys={},
+                predictions={},
+            )
             outcome.answered(shape, decision, 0.0, 0.01)
     outcome.settle()
     assert outcome.space_violations == outcome.as_dict()["space_violations"] == 1

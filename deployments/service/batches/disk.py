@@ -184,17 +184,17 @@ class Gently:
             self._since_s = time.monotonic()
 
 
-def lines_of(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """The non-blank lines of an input file, numbered from 1. A line over `most_bytes` is cut, but
+def lines_of(path: Path, max_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """The non-blank lines of an input file, numbered from 1. A line over `max_bytes` is cut, but
     stays over it.
     """
     gently = Gently()
     with path.open("rb") as stream:
         number = 0
-        while line := stream.readline(most_bytes + 2):
+        while line := stream.readline(max_bytes + 2):
             number += 1
             yet = line
-            while not yet.endswith(b"\n") and (yet := stream.readline(most_bytes + 2)):
+            while not yet.endswith(b"\n") and (yet := stream.readline(max_bytes + 2)):
                 pass
             gently.step()
             if stripped := line.strip():

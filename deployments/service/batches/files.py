@@ -39,23 +39,23 @@ class FileStore:
     """
 
     def __init__(
-        self, folder: Path, most_bytes_of_key: int, clock: Callable[[], float] = time.time
+        self, folder: Path, max_bytes_of_key: int, clock: Callable[[], float] = time.time
     ) -> None:
         """Create the folder. Raises OSError if that fails."""
-        self._folder, self._most_bytes, self._clock = (
+        self._folder, self._max_bytes, self._clock = (
             made(folder / "files"),
-            most_bytes_of_key,
+            max_bytes_of_key,
             clock,
         )
 
-    def upload(self, key: str, most_bytes: int) -> "Upload":
+    def upload(self, key: str, max_bytes: int) -> "Upload":
         """Start an upload of this key. Raises RequestTooLarge if the key has no room left."""
         room = partial(self._room, key)
         if room() <= 0:
             raise self._full()
         place = made(of_key(self._folder, key) / new_id(PREFIX, self._clock()))
         try:
-            return Upload(place, most_bytes, room, self._full())
+            return Upload(place, max_bytes, room, self._full())
         except OSError:
             shutil.rmtree(place, ignore_errors=True)
             raise
@@ -66,12 +66,12 @@ class FileStore:
 
     def _room(self, key: str) -> int:
         """Bytes that a key can still store."""
-        return self._most_bytes - self.taken(key)
+        return self._max_bytes - self.taken(key)
 
     def _full(self) -> RequestTooLarge:
-        error = RequestTooLarge(self._most_bytes)
+        error = RequestTooLarge(self._max_bytes)
         error.message = (
-            f"the files of this key would have more than {self._most_bytes} bytes "
+            f"the files of this key would have more than {self._max_bytes} bytes "
             "(batches.max_bytes_per_key); delete some first"
         )
         return error
@@ -175,9 +175,9 @@ class Upload:
     """
 
     def __init__(
-        self, place: Path, most_bytes: int, room: Callable[[], int], full: RequestTooLarge
+        self, place: Path, max_bytes: int, room: Callable[[], int], full: RequestTooLarge
     ) -> None:
-        self._place, self._most_bytes, self._full = place, most_bytes, full
+        self._place, self._max_bytes, self._full = place, max_bytes, full
         self._room, self._room_at_start = room, room()
         self._part = place / f"{CONTENT}.part"
         self._stream = os.fdopen(
@@ -188,8 +188,8 @@ class Upload:
     def write(self, data: bytes) -> None:
         """Append bytes. Raises RequestTooLarge."""
         self.size += len(data)
-        if self.size > self._most_bytes:
-            raise RequestTooLarge(self._most_bytes, "upload several files (limits.max_file_bytes)")
+        if self.size > self._max_bytes:
+            raise RequestTooLarge(self._max_bytes, "upload several files (limits.max_file_bytes)")
         if self.size > self._room_at_start:
             raise self._full
         self._stream.write(data)

@@ -5,8 +5,8 @@ answers fit in memory.
 import asyncio
 from typing import NamedTuple
 
-MOST_TEXTS = 2048  # vectors of 4096 dimensions in JSON are 100 MB
-MOST_BYTES = 8 * 1024 * 1024  # of input
+MAX_TEXTS = 2048  # vectors of 4096 dimensions in JSON are 100 MB
+MAX_BYTES = 8 * 1024 * 1024  # of input
 
 
 class Weight(NamedTuple):
@@ -41,8 +41,8 @@ class InFlightLimit:
     none is in flight.
     """
 
-    def __init__(self, most_lines: int) -> None:
-        self._most_lines = most_lines
+    def __init__(self, max_lines: int) -> None:
+        self._max_lines = max_lines
         self.lines = self._texts = self._size = 0
         self._turn = asyncio.Lock()
         self._left = asyncio.Event()
@@ -66,7 +66,7 @@ class InFlightLimit:
 
     def _fits(self, weight: Weight) -> bool:
         return (
-            self.lines < self._most_lines
-            and self._texts + weight.texts <= MOST_TEXTS
-            and self._size + weight.size <= MOST_BYTES
+            self.lines < self._max_lines
+            and self._texts + weight.texts <= MAX_TEXTS
+            and self._size + weight.size <= MAX_BYTES
         )

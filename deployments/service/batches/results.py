@@ -57,9 +57,9 @@ class Results:
             self.counts = Counts(completed + succeeded, failed + (not succeeded))
             gently.step()
 
-    def add_not_run(self, source: Path, most_bytes: int, ending: Ending) -> None:
+    def add_not_run(self, source: Path, max_bytes: int, ending: Ending) -> None:
         """Append an error for every line of the input that is not done."""
-        for number, raw in lines_of(source, most_bytes):
+        for number, raw in lines_of(source, max_bytes):
             if number not in self.done:
                 custom_id, _ = read_line(raw)
                 self.add([Result(number, False, not_run_line(number, custom_id, ending))])

@@ -40,7 +40,7 @@ from router.batches import (
 from router.keys import Grant
 
 LOOK_EVERY_S = 1.0  # to find new batches and cancellations, and to save progress
-MOST_AT_ONCE, MOST_OF_KEY = 16, 4  # batches that one router runs, and of one key
+MAX_AT_ONCE, MAX_OF_KEY = 16, 4  # batches that one router runs, and of one key
 READ_LINES, READ_BYTES = 64, 1024 * 1024  # of an input file at a time
 AFTER_FAILURE_S = 10.0  # before a batch that raised an error is tried again
 
@@ -114,14 +114,14 @@ class Runner:
         self,
         store: BatchStore,
         submit: Submit,
-        most_line_bytes: int,
-        most_lines: int,
+        max_line_bytes: int,
+        max_lines: int,
         look_every_s: float = LOOK_EVERY_S,
     ) -> None:
         self.store, self.submit = store, submit
-        self.most_line_bytes, self.most_lines = most_line_bytes, most_lines
+        self.max_line_bytes, self.max_lines = max_line_bytes, max_lines
         self.look_every_s = look_every_s
-        self.in_flight = InFlightLimit(most_lines)
+        self.in_flight = InFlightLimit(max_lines)
         self._running: dict[Place, asyncio.Task[None]] = {}
         self._not_before_s: dict[Place, float] = {}
 
@@ -146,8 +146,8 @@ class Runner:
             of_key = sum(other.key == place.key for other in self._running)
             if (
                 place in self._running
-                or len(self._running) >= MOST_AT_ONCE
-                or of_key >= MOST_OF_KEY
+                or len(self._running) >= MAX_AT_ONCE
+                or of_key >= MAX_OF_KEY
                 or time.monotonic() < self._not_before_s.get(place, 0.0)
             ):
                 continue
@@ -235,8 +235,8 @@ class _Run:
     def _validated(self) -> Validation:
         validation = Validation()
         try:
-            for number, raw in lines_of(self._input, self._runner.most_line_bytes):
-                validation.add(number, raw, self._runner.most_line_bytes)
+            for number, raw in lines_of(self._input, self._runner.max_line_bytes):
+                validation.add(number, raw, self._runner.max_line_bytes)
                 if validation.enough:
                     return validation
         except FileNotFoundError:
@@ -269,7 +269,7 @@ class _Run:
     async def _feed(self, results: Results) -> None:
         """Read lines and run them, at most as many at once as the limit admits."""
         grant = grant_of(self._batch.grant)
-        room = asyncio.Semaphore(self._runner.most_lines)
+        room = asyncio.Semaphore(self._runner.max_lines)
         source = self._left(set(results.done))
 
         def over(slot: InFlightSlot, _: object) -> None:  # also runs for a task that never started
@@ -290,7 +290,7 @@ class _Run:
 
     def _left(self, done: set[int]) -> Iterator[Line]:
         try:
-            for number, raw in lines_of(self._input, self._runner.most_line_bytes):
+            for number, raw in lines_of(self._input, self._runner.max_line_bytes):
                 if number not in done:
                     custom_id, body = read_line(raw)
                     yield Line(number, custom_id, bulk(body), Weight(texts_in(body), len(raw)))
@@ -370,7 +370,7 @@ class _Run:
             results = Results(place)
             try:
                 try:
-                    results.add_not_run(self._input, self._runner.most_line_bytes, ending)
+                    results.add_not_run(self._input, self._runner.max_line_bytes, ending)
                 except FileNotFoundError:
                     raise self._input_gone("the lines that were not run were listed") from None
                 results.sync()

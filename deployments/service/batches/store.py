@@ -47,7 +47,7 @@ from router.keys import Grant
 PREFIX = "batch_"
 STATE, CANCEL, LOCK = "batch.json", "cancel", "lock"
 OUTPUT, ERRORS = "output.jsonl", "errors.jsonl"
-MOST_UNFINISHED = 100  # of one key
+MAX_UNFINISHED = 100  # of one key
 BUSY_RETRY_S = 60.0
 
 log = logging.getLogger("ray.serve")
@@ -88,9 +88,9 @@ class BatchStore:
                 "input_file_id names an output file; upload the input with purpose batch",
                 "input_file_id",
             )
-        if len(self._unfinished_of(grant.name)) >= MOST_UNFINISHED:
+        if len(self._unfinished_of(grant.name)) >= MAX_UNFINISHED:
             raise RateLimitExceeded(
-                f"{MOST_UNFINISHED} unfinished batches", BUSY_RETRY_S, "this client"
+                f"{MAX_UNFINISHED} unfinished batches", BUSY_RETRY_S, "this client"
             )
         now = int(self.clock())
         batch = StoredBatch(

@@ -1,4 +1,4 @@
-"""What a search for rules finds: choices with their evidence, rules, and a complete routing."""
+"""The results of a search for rules: choices with their evidence, rules, a whole routing."""
 
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class Choice(NamedTuple):
     differences: tuple[Difference, ...]  # averaged over the tasks
 
 
-class Found(NamedTuple):
+class FoundRule(NamedTuple):
     """A rule, and why it was made."""
 
     name: str
@@ -51,7 +51,7 @@ class Derived(NamedTuple):
     default_model: str
     default_why: str
     default_choice: Choice | None
-    rules: tuple[Found, ...]
+    rules: tuple[FoundRule, ...]
     languages: Mapping[str, Choice]  # those with enough texts
     silent: tuple[str, ...]  # what no rule was made for, and why
     tiers: Mapping[str, str] | None = None  # those in force, if known
@@ -75,7 +75,9 @@ class Derived(NamedTuple):
 def sentence_of(choice: Choice, base: str) -> str:
     """Format the evidence as a line."""
     gains = [
-        one for one in choice.differences if one.smaller == base and one.larger == choice.model
+        difference
+        for difference in choice.differences
+        if difference.smaller == base and difference.larger == choice.model
     ]
     gain = (
         f"{gains[0].points:+.1f} points [{gains[0].low:+.1f}, {gains[0].high:+.1f}] over {base}; "
@@ -83,15 +85,15 @@ def sentence_of(choice: Choice, base: str) -> str:
         else ""
     )
     return gain + "; ".join(
-        f"{one.task}, {one.units} texts, {one.metric} "
-        + " / ".join(f"{value:.1f}" for value in one.values.values())
-        for one in choice.evidence
+        f"{item.task}, {item.units} texts, {item.metric} "
+        + " / ".join(f"{value:.1f}" for value in item.values.values())
+        for item in choice.evidence
     )
 
 
-def doubted(choice: Choice, one: Difference) -> str:
+def doubted(choice: Choice, difference: Difference) -> str:
     """Format the gain that the texts of a choice cannot rule out."""
     return (
-        f"{choice.units:,} texts cannot rule out {one.high:+.1f} points of {one.larger} over "
-        f"{one.smaller}"
+        f"{choice.units:,} texts cannot rule out {difference.high:+.1f} points of "
+        f"{difference.larger} over {difference.smaller}"
     )

@@ -9,7 +9,7 @@ Texts that were not measured, and that no kept rule raises, get a rule of cautio
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from deployments.tools.advise.derived import Choice, Derived, Dropped, Found, doubted
+from deployments.tools.advise.derived import Choice, Derived, Dropped, FoundRule, doubted
 from deployments.tools.advise.derived import sentence_of as evidence
 from deployments.tools.advise.languages import names_of
 from deployments.tools.advise.quality import Task, Unit
@@ -84,9 +84,11 @@ def _when(rule: Rule) -> dict[str, Any]:
     return rule.when.model_dump(mode="json", exclude_none=True)
 
 
-def _kept(rule: Rule, now: InForce, when: Mapping[str, Any], why: str, name: str = "") -> Found:
+def _kept(rule: Rule, now: InForce, when: Mapping[str, Any], why: str, name: str = "") -> FoundRule:
     floor = str(rule.floor)
-    return Found(name or rule.name, when, floor, now.tiers[floor], f"{KEPT}: {why}", None, "kept")
+    return FoundRule(
+        name or rule.name, when, floor, now.tiers[floor], f"{KEPT}: {why}", None, "kept"
+    )
 
 
 def _default_points(plan: AdvisePlan) -> dict[str, float]:
@@ -206,7 +208,7 @@ class _Rest:
     def _drop(self, name: str, when: Mapping[str, Any], why: str) -> None:
         self._dropped.append(Dropped(name, when, why))
 
-    def _add(self, rule: Found) -> None:
+    def _add(self, rule: FoundRule) -> None:
         names = {other.name for other in self._rules}
         name = rule.name
         while name in names:
@@ -250,9 +252,11 @@ class _Rest:
 
     def _caution(self, name: str, when: dict[str, Any], floor: str, why: str) -> None:
         explanation = f"{CAUTION}: {why}; take this rule out if it costs too much"
-        self._add(Found(name, when, self._search.tier[floor], floor, explanation, None, "caution"))
+        self._add(
+            FoundRule(name, when, self._search.tier[floor], floor, explanation, None, "caution")
+        )
 
-    def _is_over(self, rule: Found, floor: str) -> bool:
+    def _is_over(self, rule: FoundRule, floor: str) -> bool:
         """Whether a rule raises to `floor` or above; an unmeasured model counts as above."""
         return self._rank.get(rule.model, len(self._rank)) >= self._rank[floor]
 
@@ -292,8 +296,8 @@ class _Rest:
         elif not raised and not reasons:
             reasons[list(self._rank)[-1]] = "the rules in force are not known"
         if raised:
-            most = max(raised.values(), key=self._rank.__getitem__)
-            gained = [name for name, model in raised.items() if model == most]
-            reasons[most] = f"of the languages measured, {names_of(gained)} gained from it"
+            highest = max(raised.values(), key=self._rank.__getitem__)
+            gained = [name for name, model in raised.items() if model == highest]
+            reasons[highest] = f"of the languages measured, {names_of(gained)} gained from it"
         floor = max(reasons, key=self._rank.__getitem__, default=self._found.default_model)
         return floor, f"not measured here, and {reasons.get(floor, '')}"

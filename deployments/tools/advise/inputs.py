@@ -16,7 +16,7 @@ from deployments.tools.advise.rows import InputError, Row, lines_of, rows_of
 from deployments.tools.corpus import Text, columns
 from router.retrieval import TOP
 
-LEAST_UNITS = 30  # judged queries, pairs or texts; a slice of fewer proves nothing
+MIN_UNITS = 30  # judged queries, pairs or texts; a slice of fewer proves nothing
 SHOWN = 10  # broken lines that are printed; all are counted
 PAIR_FIELDS = (("text_a", "text_b"), ("text1", "text2"), ("sentence1", "sentence2"), ("a", "b"))
 SCORE_FIELDS = ("score", "similarity", "label")
@@ -67,9 +67,9 @@ class Inputs:
     def retrieval(self) -> dict[str, "Inputs"]:
         """The sets that have judgements, by the name of their queries."""
         return {
-            Path(one.names.get("queries", "queries")).stem: one
-            for one in self.sets
-            if one.judgements
+            Path(item.names.get("queries", "queries")).stem: item
+            for item in self.sets
+            if item.judgements
         }
 
     @property
@@ -81,17 +81,17 @@ class Inputs:
         """Raise InputError if there is too little to measure, before anything is embedded."""
         counts = {name: len(pairs) for name, pairs in self.pairs.items()}
         counts |= {
-            name: sum(not one.teaches for one in rows) for name, rows in self.labelled.items()
+            name: sum(not row.teaches for row in rows) for name, rows in self.labelled.items()
         }
         counts |= {
-            one.names.get("queries", "queries"): len(one.judgements)
-            for one in self.sets
-            if one.judgements
+            item.names.get("queries", "queries"): len(item.judgements)
+            for item in self.sets
+            if item.judgements
         }
         for name, count in counts.items():
-            if count < LEAST_UNITS:
+            if count < MIN_UNITS:
                 raise InputError(
-                    f"{name}: {count} judged rows tell nothing; {LEAST_UNITS} is the least, "
+                    f"{name}: {count} judged rows tell nothing; {MIN_UNITS} is the least, "
                     "hundreds are better"
                 )
         if not counts and len(self.different_documents) <= TOP + 1:
@@ -105,10 +105,10 @@ class Inputs:
     def digest(self) -> str:
         """Digest everything that measurements depend on."""
         made = hashlib.blake2b(digest_size=16)
-        for one in self.sets:
-            judgements = sorted((q, sorted(d.items())) for q, d in one.judgements.items())
-            parts = (one.documents, one.queries, judgements, one.pairs, one.labelled)
-            for part in parts if one is self else parts[:3]:
+        for item in self.sets:
+            judgements = sorted((q, sorted(d.items())) for q, d in item.judgements.items())
+            parts = (item.documents, item.queries, judgements, item.pairs, item.labelled)
+            for part in parts if item is self else parts[:3]:
                 made.update(orjson.dumps(part, default=list))
         return made.hexdigest()
 
@@ -172,13 +172,13 @@ class InputReader:
             )
 
         found = self._all(path, take)
-        if found and len({one.label for one in found}) == 1:
+        if found and len({item.label for item in found}) == 1:
             raise InputError(
                 f"{path}: every text has the label {found[0].label!r}, so there is nothing to "
                 "tell apart"
             )
-        if found and any(one.teaches is not None for one in found):
-            asked = sum(not one.teaches for one in found)
+        if found and any(item.teaches is not None for item in found):
+            asked = sum(not item.teaches for item in found)
             if not 0 < asked < len(found):
                 missing = "train" if asked else "test"
                 raise InputError(f"{path}: it has a column `split` and no row of {missing!r}")
@@ -282,8 +282,8 @@ def _is_known(parts: Sequence[bytes], queries: set[str]) -> bool:
     return parts[0].decode(errors="replace") in queries
 
 
-def sampled(inputs: Inputs, most: int) -> Inputs:
-    """Take at most `most` rows of every file, evenly spaced.
+def sampled(inputs: Inputs, limit: int) -> Inputs:
+    """Take at most `limit` rows of every file, evenly spaced.
 
     Documents that a judgement names always stay.
     """
@@ -292,27 +292,27 @@ def sampled(inputs: Inputs, most: int) -> Inputs:
         if inputs.judgements
         else inputs.queries
     )
-    queries = _evenly(asked, most)
+    queries = _evenly(asked, limit)
     judgements = {
         query.id: inputs.judgements[query.id] for query in queries if query.id in inputs.judgements
     }
     named = {document for grades in judgements.values() for document in grades}
     others = _evenly(
-        [text for text in inputs.documents if text.id not in named], max(0, most - len(named))
+        [text for text in inputs.documents if text.id not in named], max(0, limit - len(named))
     )
     kept = named | {text.id for text in others}
     made = Inputs(
         [text for text in inputs.documents if text.id in kept],
         queries,
         judgements,
-        {name: _evenly(pairs, most) for name, pairs in inputs.pairs.items()},
-        {name: _evenly(labelled, most) for name, labelled in inputs.labelled.items()},
+        {name: _evenly(pairs, limit) for name, pairs in inputs.pairs.items()},
+        {name: _evenly(labelled, limit) for name, labelled in inputs.labelled.items()},
         list(inputs.notes),
         inputs.names,
-        [sampled(one, most) for one in inputs.more],
+        [sampled(item, limit) for item in inputs.more],
     )
-    for one in made.more:
-        made.notes += one.notes
+    for item in made.more:
+        made.notes += item.notes
     if inputs.judgements and len(asked) < len(inputs.queries):
         made.notes.append(
             f"{len(inputs.queries) - len(asked)} queries have no relevant document and were left "
@@ -334,12 +334,12 @@ def sampled(inputs: Inputs, most: int) -> Inputs:
     return made
 
 
-def _evenly(rows: list[T], most: int) -> list[T]:
-    if len(rows) <= most:
+def _evenly(rows: list[T], limit: int) -> list[T]:
+    if len(rows) <= limit:
         return rows
     return (
-        [rows[place] for place in np.linspace(0, len(rows) - 1, most, dtype=np.int64)]
-        if most
+        [rows[place] for place in np.linspace(0, len(rows) - 1, limit, dtype=np.int64)]
+        if limit
         else []
     )
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from deployments.tools.advise.survey import INPUT_TYPES, AdvisePlan, ServedModel, Side
+from deployments.tools.advise.survey import INPUT_TYPES, AdvisePlan, ServedModel, TextSide
 from deployments.tools.calibrate import replicas
 from deployments.tools.client import ServiceClient
 from deployments.tools.progress import bar
@@ -74,7 +74,7 @@ async def measure(
     """
     file = output / "latency.jsonl"
     done = read(file)
-    have = {(one.round, one.model) for one in done}
+    have = {(item.round, item.model) for item in done}
     interactive, mix = samples(plan)
     each = max(1, requests // ROUNDS)
     left = [(number, candidate) for number in range(ROUNDS) for candidate in _order(plan, number)
@@ -82,7 +82,7 @@ async def measure(
     if not left:
         return done
     for candidate in plan.candidates:  # warm-up, not counted
-        await _ask(client, candidate, interactive[0])
+        await _request_ms(client, candidate, interactive[0])
     with bar(
         total=len(left),
         desc="latency",
@@ -112,9 +112,9 @@ def summary(
     """Return each model's timing."""
     made = {}
     for candidate in plan.candidates:
-        own = [one for one in rounds if one.model == candidate.name]
-        alone = [ms for one in own for ms in one.alone_ms]
-        together = [ms for one in own for ms in one.together_ms]
+        own = [item for item in rounds if item.model == candidate.name]
+        alone = [ms for item in own for ms in item.alone_ms]
+        together = [ms for item in own for ms in item.together_ms]
         texts, tokens, wall_s = (
             sum(column)
             for column in zip(*((o.texts, o.tokens, o.wall_s) for o in own), strict=True)
@@ -131,20 +131,20 @@ def summary(
             per_million,
             None if gpu_hour is None else per_million / 3600 * gpu_hour,
             candidate.memory_bytes
-            or max((one.memory_bytes for one in own if one.memory_bytes), default=None),
+            or max((item.memory_bytes for item in own if item.memory_bytes), default=None),
         )
     return made
 
 
-def samples(plan: AdvisePlan) -> tuple[list[tuple[Side, str]], list[tuple[Side, str]]]:
+def samples(plan: AdvisePlan) -> tuple[list[tuple[TextSide, str]], list[tuple[TextSide, str]]]:
     """Return texts that people wait for, and texts of all sides.
 
     People wait for queries, pairs and labelled texts; documents are used if there is nothing else.
     """
-    waited: list[tuple[Side, str]] = [
+    waited: list[tuple[TextSide, str]] = [
         (side, text) for side in ("query", "symmetric") for text in plan.texts[side]
     ]
-    documents: list[tuple[Side, str]] = [("document", text) for text in plan.texts["document"]]
+    documents: list[tuple[TextSide, str]] = [("document", text) for text in plan.texts["document"]]
     return waited or documents, waited + documents
 
 
@@ -152,20 +152,20 @@ async def _round(
     client: ServiceClient,
     candidate: ServedModel,
     number: int,
-    interactive: Sequence[tuple[Side, str]],
-    mix: Sequence[tuple[Side, str]],
+    interactive: Sequence[tuple[TextSide, str]],
+    mix: Sequence[tuple[TextSide, str]],
     each: int,
 ) -> Round:
     rng = random.Random(number)  # the same texts for every model
     plan = [rng.choice(interactive) for _ in range(2 * each)]
-    alone_ms = [await _ask(client, candidate, one) for one in plan[:each]]
+    alone_ms = [await _request_ms(client, candidate, item) for item in plan[:each]]
     gate, together_ms = asyncio.Semaphore(AT_ONCE), list[float]()
 
-    async def one_of_several(one: tuple[Side, str]) -> None:
+    async def timed(sent: tuple[TextSide, str]) -> None:
         async with gate:
-            together_ms.append(await _ask(client, candidate, one))
+            together_ms.append(await _request_ms(client, candidate, sent))
 
-    await asyncio.gather(*map(one_of_several, plan[each:]))
+    await asyncio.gather(*map(timed, plan[each:]))
     batches = [
         [rng.choice(mix) for _ in range(BATCH_TEXTS)]
         for _ in range(BATCHES * max(1, math.ceil(candidate.devices)))
@@ -184,9 +184,11 @@ async def _round(
     )
 
 
-async def _ask(client: ServiceClient, candidate: ServedModel, one: tuple[Side, str]) -> float:
+async def _request_ms(
+    client: ServiceClient, candidate: ServedModel, sent: tuple[TextSide, str]
+) -> float:
     """Send one interactive request; return its milliseconds."""
-    side, text = one
+    side, text = sent
     started_s = time.perf_counter()
     await client.embed(
         [_new(text)],

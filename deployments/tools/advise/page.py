@@ -26,7 +26,7 @@ def draw(data: Mapping[str, Any], routing: str) -> str:
         "bytes": bytes_of,
         "seconds": seconds,
         "signed": lambda value: f"{value:+.1f}",
-        "slice": lambda one: slice_name(one["dimension"], one["value"]),
+        "slice": lambda found: slice_name(found["dimension"], found["value"]),
     }
     plots = {
         "latency": _against(
@@ -141,15 +141,15 @@ def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
         if task["kind"] == "agreement":
             continue
         rows = list[tuple[str, bool, int, Mapping[str, Any]]]()
-        for one in task["slices"]:
+        for item in task["slices"]:
             found = [
                 each
-                for each in one["differences"]
+                for each in item["differences"]
                 if (each["smaller"], each["larger"]) == (names[-2], names[-1])
             ]
-            whole = one["dimension"] == "all"
-            label = task["name"] if whole else slice_name(one["dimension"], one["value"])
-            rows += [(label, one["dimension"] == "all", one["units"], found[0])] if found else []
+            whole = item["dimension"] == "all"
+            label = task["name"] if whole else slice_name(item["dimension"], item["value"])
+            rows += [(label, item["dimension"] == "all", item["units"], found[0])] if found else []
         by_task.append(rows)
     while sum(map(len, by_task)) > SHOWN_SLICES:  # no task is crowded out by another's slices
         max(by_task, key=len).pop()
@@ -181,8 +181,8 @@ def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
         axes.grid(visible=False, axis="y")
 
     description = "; ".join(
-        f"{label}: {one['points']:+.1f}, {one['low']:+.1f} to {one['high']:+.1f}"
-        for label, _, _, one in rows
+        f"{label}: {gap['points']:+.1f}, {gap['low']:+.1f} to {gap['high']:+.1f}"
+        for label, _, _, gap in rows
     )
     return svg(
         paint,

@@ -18,19 +18,17 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from deployments.tools.advise.inputs import Inputs, Labelled, Pair
 from deployments.tools.advise.run import vectors_of
-from deployments.tools.advise.survey import AdvisePlan, ServedModel, Side
+from deployments.tools.advise.survey import AdvisePlan, ServedModel, TextSide
 from deployments.tools.corpus import Text
-from router.arrays import Floats, Vectors
+from router.arrays import Floats, Indices, Vectors
 from router.domain import Features
 from router.features import extract
 from router.retrieval import TOP, Found, nearest, overlap
 
-Kind = Literal["retrieval", "pairs", "labels", "agreement"]
-Rows = npt.NDArray[np.int64]
+TaskKind = Literal["retrieval", "pairs", "labels", "agreement"]
 DEPTH = 100  # documents of a query that measures use
 NEIGHBOURS = 5
 AGREEMENT_UNITS = 500
@@ -43,7 +41,7 @@ class Unit(NamedTuple):
 
     features: Features  # of the request: both texts of a pair
     longest: str
-    side: Side
+    side: TextSide
     answer_characters: int = 0  # retrieval: of the longest relevant document
 
 
@@ -52,7 +50,7 @@ class Task:
     """Scores of every model on the same units."""
 
     name: str
-    kind: Kind
+    kind: TaskKind
     metric: str
     units: tuple[Unit, ...]
     gold: Floats | None = None  # pairs: people's scores
@@ -63,7 +61,7 @@ class Task:
     # by model and size: the metric with cut vectors
     cuts: dict[str, dict[int, float]] = field(default_factory=dict)
 
-    def value(self, scores: Floats, rows: Rows) -> float:
+    def value(self, scores: Floats, rows: Indices) -> float:
         """Return the task's metric over some of its units; NaN if there are too few."""
         if self.gold is None:
             return 100.0 * float(scores[rows].mean()) if len(rows) else float("nan")
@@ -73,7 +71,7 @@ class Task:
 
         return 100.0 * float(stats.spearmanr(self.gold[rows], scores[rows]).statistic)
 
-    def resampled(self, draws: Rows) -> "dict[str, Floats]":
+    def resampled(self, draws: Indices) -> "dict[str, Floats]":
         """Return the metric of every model over each row of `draws`, (times, units).
 
         All models get the same units, so that they are paired.
@@ -104,7 +102,7 @@ def tasks(plan: AdvisePlan, inputs: Inputs, output: Path) -> list[Task]:
 
     One model's vectors are in memory at a time.
     """
-    made = [_retrieval(name, one) for name, one in inputs.retrieval.items()]
+    made = [_retrieval(name, judged) for name, judged in inputs.retrieval.items()]
     made += [_pairs(name, pairs) for name, pairs in inputs.pairs.items()]
     made += [_labels(name, rows) for name, rows in inputs.labelled.items()]
     agreement = (
@@ -280,14 +278,14 @@ def v_measure(vectors: Vectors, rows: Sequence[Labelled]) -> float:
 
 
 class Agreement:
-    """How alike the models search, for texts without judgements."""
+    """The agreement of the models' searches, for texts without judgements."""
 
     def __init__(self, inputs: Inputs) -> None:
         self._documents = inputs.different_documents
         asked: list[Text] = inputs.queries or self._documents
         places = np.linspace(0, len(asked) - 1, min(AGREEMENT_UNITS, len(asked)), dtype=np.int64)
         self._query_texts = [asked[place] for place in places]
-        self._side: Side = "query" if inputs.queries else "document"
+        self._side: TextSide = "query" if inputs.queries else "document"
         others = np.linspace(
             0, len(self._documents) - 1, min(AGREEMENT_OTHERS, len(self._documents)), dtype=np.int64
         )

@@ -11,14 +11,15 @@ from deployments.tools.advise import quality, rules_yaml
 from deployments.tools.advise import slices as slicing
 from deployments.tools.advise.derived import Choice
 from deployments.tools.advise.in_force import derive
-from deployments.tools.advise.inputs import LEAST_UNITS, Inputs
+from deployments.tools.advise.inputs import MIN_UNITS, Inputs
 from deployments.tools.advise.latency import AT_ONCE, Timing
 from deployments.tools.advise.quality import Task
 from deployments.tools.advise.slices import Slice
 from deployments.tools.advise.survey import AdvisePlan
 from deployments.tools.advise.traffic import outcomes
-from deployments.tools.advise.verdict import NOUNS, about_rules, says, verdict
+from deployments.tools.advise.verdict import NOUNS, about_rules, slice_result, verdict
 from deployments.tools.migrate import write_whole
+from router.arrays import Indices
 
 FLOAT_BYTES = 4
 MILLION = 1_000_000
@@ -43,13 +44,13 @@ def make(
 ) -> AdviseReport:
     """Measure quality with the kept vectors, and put the report together."""
     tasks = quality.tasks(plan, inputs, output)
-    found = slicing.holm([one for task in tasks for one in slicing.slices(plan, task)])
+    found = slicing.holm([item for task in tasks for item in slicing.slices(plan, task)])
     derived = derive(plan, tasks, min_gain)
     traffic = outcomes(plan, tasks, derived, timing, min_gain, gpu_hour)
     late = (
         {}
         if budget_ms is None
-        else {name: 1.0 - (one.in_budget or 0.0) for name, one in timing.items()}
+        else {name: 1.0 - (measured.in_budget or 0.0) for name, measured in timing.items()}
     )
     routing = rules_yaml.yaml(plan, derived, budget_ms, late, min_gain)
     judged = [task for task in tasks if task.kind != "agreement"]
@@ -64,11 +65,11 @@ def make(
         "gpu_hour": gpu_hour,
         "min_gain": min_gain,
         "at_once": AT_ONCE,
-        "looks": sum(len(one.differences) for one in found),
-        "least_units": LEAST_UNITS,
+        "looks": sum(len(item.differences) for item in found),
+        "least_units": MIN_UNITS,
         "models": [_model(plan, place, judged, timing) for place in range(len(plan.candidates))],
         "tasks": [
-            _task(plan, task, [one for one in found if one.task == task.name], min_gain)
+            _task(plan, task, [item for item in found if item.task == task.name], min_gain)
             for task in tasks
         ],
         "dimensions": _dimensions(plan, judged),
@@ -78,15 +79,15 @@ def make(
             "why": derived.default_why,
             "undecided": derived.undecided,
             "rules": [
-                {**one._asdict(), "when": dict(one.when), "choice": _choice(one.choice)}
-                for one in derived.rules
+                {**rule._asdict(), "when": dict(rule.when), "choice": _choice(rule.choice)}
+                for rule in derived.rules
             ],
             "languages": {name: _choice(choice) for name, choice in derived.languages.items()},
             "silent": derived.silent,
             "in_force_known": derived.tiers is not None,
-            "dropped": [one._asdict() for one in derived.dropped],
+            "dropped": [item._asdict() for item in derived.dropped],
         },
-        "traffic": [one._asdict() for one in traffic],
+        "traffic": [item._asdict() for item in traffic],
         "collections": [_collection(plan, name, space) for name, space in plan.collections.items()],
     }
     return AdviseReport(_finite(data), routing)
@@ -114,7 +115,7 @@ def written(report: AdviseReport, output: Path) -> str:
     )
 
 
-def _all(task: Task) -> quality.Rows:
+def _all(task: Task) -> Indices:
     import numpy as np
 
     return np.arange(len(task.units))
@@ -137,20 +138,20 @@ def _model(
 def _task(plan: AdvisePlan, task: Task, found: Sequence[Slice], min_gain: float) -> dict[str, Any]:
     models = list(task.scores)
     rows = []
-    for one in found:
+    for item in found:
         tone, sentence = (
-            says(one, models, min_gain)
+            slice_result(item, models, min_gain)
             if task.kind != "agreement"
             else ("none", "agreement is not quality")
         )
         rows.append(
             {
-                "dimension": one.dimension,
-                "value": one.value,
-                "units": one.units,
-                "values": dict(one.values),
+                "dimension": item.dimension,
+                "value": item.value,
+                "units": item.units,
+                "values": dict(item.values),
                 "differences": [
-                    {**each._asdict(), "measured": each.is_measured} for each in one.differences
+                    {**each._asdict(), "measured": each.is_measured} for each in item.differences
                 ],
                 "tone": tone,
                 "says": sentence,
@@ -192,7 +193,7 @@ def _collection(plan: AdvisePlan, name: str, space: str) -> dict[str, Any]:
     return {
         "name": name,
         "space": space,
-        "measured": space.rpartition("/")[0] in {one.name for one in plan.candidates},
+        "measured": space.rpartition("/")[0] in {candidate.name for candidate in plan.candidates},
     }
 
 
@@ -202,8 +203,8 @@ def _choice(choice: Choice | None) -> dict[str, Any] | None:
     return {
         "model": choice.model,
         "units": choice.units,
-        "evidence": [one._asdict() for one in choice.evidence],
-        "differences": [one._asdict() for one in choice.differences],
+        "evidence": [item._asdict() for item in choice.evidence],
+        "differences": [difference._asdict() for difference in choice.differences],
     }
 
 

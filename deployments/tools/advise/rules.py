@@ -19,10 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from deployments.tools.advise.derived import Choice, Derived, Evidence, Found, doubted, sentence_of
-from deployments.tools.advise.inputs import LEAST_UNITS
+from deployments.tools.advise.derived import (
+    Choice,
+    Derived,
+    Evidence,
+    FoundRule,
+    doubted,
+    sentence_of,
+)
+from deployments.tools.advise.inputs import MIN_UNITS
 from deployments.tools.advise.languages import language, names_of
-from deployments.tools.advise.quality import Rows, Task, Unit
+from deployments.tools.advise.quality import Task, Unit
 from deployments.tools.advise.slices import (
     ALPHA,
     BANDS,
@@ -33,8 +40,9 @@ from deployments.tools.advise.slices import (
     p_value,
 )
 from deployments.tools.advise.survey import AdvisePlan
+from router.arrays import Indices
 
-Where = Mapping[str, Rows]  # rows of each task, by its name
+Where = Mapping[str, Indices]  # rows of each task, by its name
 # name of the rule, its `when`, and whether it holds
 Condition = tuple[str, dict[str, Any], Callable[[Unit], bool]]
 LATIN = "Latn"
@@ -98,11 +106,13 @@ class Search:
         )
         asks = [name for name, choice in choices.items() if choice.model == base]
         chosen, why = choices[asks[0]], f"{NO_LARGER} for {names_of(asks)}"
-        if undecided := self._undecided({language(name): one for name, one in choices.items()}):
+        if undecided := self._undecided(
+            {language(name): choice for name, choice in choices.items()}
+        ):
             base, why = self.default or base, undecided
         rules = self._language_rules(choices, base)
         silent = [
-            f"{name}: {sum(map(len, rows.values()))} texts, too few to tell ({LEAST_UNITS} of a "
+            f"{name}: {sum(map(len, rows.values()))} texts, too few to tell ({MIN_UNITS} of a "
             "task are needed)"
             for name, rows in languages.items()
             if name not in measured
@@ -133,7 +143,7 @@ class Search:
                 silent.append(f"{_condition(when)}: {base} is enough, as by default")
                 continue
             rules.append(
-                Found(
+                FoundRule(
                     name,
                     when,
                     self.tier[choice.model],
@@ -149,7 +159,7 @@ class Search:
             edge, choice = cut
             model = choice.model or base
             rules.append(
-                Found(
+                FoundRule(
                     "long",
                     {"min_tokens": edge},
                     self.tier[model],
@@ -193,9 +203,13 @@ class Search:
         choice = self.choose(plain if self.is_enough(plain) else rows)
         while choice.model is not None and (rank := self.rank[choice.model]):
             lower = [self.choose(short) for _, short, _ in self._cuts(plain)]
-            found = [one for one in lower if one.model is not None and self.rank[one.model] < rank]
+            found = [
+                item for item in lower if item.model is not None and self.rank[item.model] < rank
+            ]
             longer = (
-                self._length(plain, min((self.rank[one.model or ""] for one in found), default=-1))
+                self._length(
+                    plain, min((self.rank[item.model or ""] for item in found), default=-1)
+                )
                 if found
                 else None
             )
@@ -227,9 +241,9 @@ class Search:
         """
         more, less = (
             next(
-                one
-                for one in choice.differences
-                if (one.smaller, one.larger) == (smaller, above.model)
+                difference
+                for difference in choice.differences
+                if (difference.smaller, difference.larger) == (smaller, above.model)
             )
             for choice in (above, below)
         )
@@ -269,7 +283,7 @@ class Search:
         for task in self._tasks:
             own = rows.get(task.name, np.empty(0, np.int64))
             values = {model: task.value(task.scores[model], own) for model in self._models}
-            if len(own) < LEAST_UNITS or np.isnan(list(values.values())).any():
+            if len(own) < MIN_UNITS or np.isnan(list(values.values())).any():
                 continue
             by_task.append(gaps(task, self._models, own))
             evidence.append(Evidence(task.name, task.metric, len(own), values))
@@ -277,7 +291,7 @@ class Search:
             return Choice(None, 0, (), ())
         pooled = tuple(pool(same) for same in zip(*by_task, strict=True))
         model = enough(pooled, self._models, self.min_gain, ALPHA / self._looks)
-        return Choice(model, sum(one.units for one in evidence), tuple(evidence), pooled)
+        return Choice(model, sum(item.units for item in evidence), tuple(evidence), pooled)
 
     def _without_languages(self, languages: Mapping[str, Where]) -> Derived:
         choice = self.choose(self._rows)
@@ -304,7 +318,7 @@ class Search:
             undecided=undecided,
         )
 
-    def _language_rules(self, choices: Mapping[str, Choice], base: str) -> list[Found]:
+    def _language_rules(self, choices: Mapping[str, Choice], base: str) -> list[FoundRule]:
         rules, raised = [], dict[str, list[str]]()
         for name, choice in choices.items():
             if choice.model is not None and self.rank[choice.model] > self.rank[base]:
@@ -314,7 +328,7 @@ class Search:
                 f"{language(name)}: {sentence_of(choices[name], base)}" for name in names
             )
             rules.append(
-                Found(
+                FoundRule(
                     f"languages-{self.tier[model]}",
                     {"languages": sorted(names)},
                     self.tier[model],
@@ -326,7 +340,7 @@ class Search:
         if raised:
             highest = max(raised, key=self.rank.__getitem__)
             rules.append(
-                Found(
+                FoundRule(
                     "language-not-measured",
                     {"not_languages": sorted(choices)},
                     self.tier[highest],
@@ -367,13 +381,13 @@ class Search:
 
     @staticmethod
     def is_enough(rows: Where) -> bool:
-        return any(len(own) >= LEAST_UNITS for own in rows.values())
+        return any(len(own) >= MIN_UNITS for own in rows.values())
 
 
 def pool(same: Sequence[Difference]) -> Difference:
     """Average one pair's differences over independent tasks."""
-    points = sum(one.points for one in same) / len(same)
-    error = math.sqrt(sum(one.error**2 for one in same)) / len(same)
+    points = sum(item.points for item in same) / len(same)
+    error = math.sqrt(sum(item.error**2 for item in same)) / len(same)
     return Difference(
         same[0].smaller,
         same[0].larger,
@@ -385,7 +399,7 @@ def pool(same: Sequence[Difference]) -> Difference:
     )
 
 
-def _is_raised(rule: Found, measured: set[str]) -> Callable[[Unit], bool]:
+def _is_raised(rule: FoundRule, measured: set[str]) -> Callable[[Unit], bool]:
     if "languages" in rule.when:
         return lambda unit: unit.features.language in rule.when["languages"]
     return lambda unit: (

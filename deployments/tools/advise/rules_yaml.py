@@ -68,7 +68,7 @@ def yaml(
         ]
     if derived.silent:
         lines += ["", "# No rule for:"]
-        lines += [line for one in derived.silent for line in _comment(one, 0)]
+        lines += [line for item in derived.silent for line in _comment(item, 0)]
     if derived.dropped:
         lines += ["", "# Left out of the rules in force:"]
         for gone in derived.dropped:

@@ -18,7 +18,7 @@ from deployments.tools.advise.survey import (
     AdviseError,
     AdvisePlan,
     ServedModel,
-    Side,
+    TextSide,
 )
 from deployments.tools.client import ServiceClient
 from deployments.tools.corpus import Text
@@ -84,7 +84,7 @@ async def embed_all(
 
 
 def vectors_of(
-    plan: AdvisePlan, output: Path, candidate: ServedModel, side: Side
+    plan: AdvisePlan, output: Path, candidate: ServedModel, side: TextSide
 ) -> dict[str, Vectors]:
     """Read the kept vectors of a model by text; they have length 1."""
     texts = plan.texts[side]
@@ -94,7 +94,7 @@ def vectors_of(
     return {text: by_row[str(row)] for row, text in enumerate(texts)}
 
 
-def _folder(output: Path, candidate: ServedModel, side: Side) -> Path:
+def _folder(output: Path, candidate: ServedModel, side: TextSide) -> Path:
     return output / "vectors" / candidate.name / side
 
 
@@ -128,7 +128,7 @@ def _manifest(candidate: ServedModel, texts: Sequence[str]) -> Manifest:
     )
 
 
-def _missing(output: Path, candidate: ServedModel, side: Side, texts: Sequence[str]) -> int:
+def _missing(output: Path, candidate: ServedModel, side: TextSide, texts: Sequence[str]) -> int:
     """Count texts without a vector; does not create the folder."""
     folder, rows = _folder(output, candidate, side), len(texts)
     starts = range(0, rows, PART_ROWS)

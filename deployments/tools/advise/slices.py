@@ -1,4 +1,4 @@
-"""Where a larger model is measurably better: paired bootstrap over all units and over slices.
+"""Find where a larger model is measurably better: paired bootstrap over all units and slices.
 
 Each resample draws the same units for all models, so what is hard for all cancels out. Intervals
 are percentiles of 1,000 resamples, 95 %; p-values assume that the difference is normal with the
@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deployments.tools.advise.inputs import LEAST_UNITS
-from deployments.tools.advise.quality import SEED, Rows, Task, Unit
+from deployments.tools.advise.inputs import MIN_UNITS
+from deployments.tools.advise.quality import SEED, Task, Unit
 from deployments.tools.advise.survey import AdvisePlan
-from router.arrays import Floats
+from router.arrays import Floats, Indices
 
 RESAMPLES, FEW_RESAMPLES = 1000, 200
 ALPHA = 0.05
@@ -59,7 +59,7 @@ class Slice(NamedTuple):
 
 
 def differences(
-    task: Task, models: Sequence[str], rows: Rows, resamples: int = RESAMPLES
+    task: Task, models: Sequence[str], rows: Indices, resamples: int = RESAMPLES
 ) -> tuple[Difference, ...]:
     """Compare every model with every smaller one on these units."""
     rng = np.random.default_rng(SEED)
@@ -73,7 +73,7 @@ def differences(
     return tuple(made)
 
 
-def gaps(task: Task, models: Sequence[str], rows: Rows) -> tuple[Difference, ...]:
+def gaps(task: Task, models: Sequence[str], rows: Indices) -> tuple[Difference, ...]:
     """Compare as `differences` does, but faster.
 
     The error of a mean needs no resamples, that of a correlation few.
@@ -177,7 +177,7 @@ def band(tokens: int) -> str:
 
 def holm(found: Sequence[Slice]) -> list[Slice]:
     """Raise p-values so that they hold for all comparisons together (Holm 1979)."""
-    raw = [one.p for each in found for one in each.differences]
+    raw = [item.p for each in found for item in each.differences]
     order = sorted(range(len(raw)), key=raw.__getitem__)
     adjusted, highest = [0.0] * len(raw), 0.0
     for place, index in enumerate(order):
@@ -185,7 +185,7 @@ def holm(found: Sequence[Slice]) -> list[Slice]:
         adjusted[index] = highest
     values = iter(adjusted)
     return [
-        each._replace(differences=tuple(one._replace(p=next(values)) for one in each.differences))
+        each._replace(differences=tuple(item._replace(p=next(values)) for item in each.differences))
         for each in found
     ]
 
@@ -196,7 +196,7 @@ def enough(
     """Find the smallest model that no larger one beats measurably by `min_gain` points or more."""
     for model in models:
         if not any(
-            one.smaller == model and one.p < alpha and one.points >= min_gain for one in found
+            item.smaller == model and item.p < alpha and item.points >= min_gain for item in found
         ):
             return model
     return models[-1]
@@ -207,14 +207,14 @@ def doubt(found: Sequence[Difference], model: str, min_gain: float) -> Differenc
 
     Its interval reaches `min_gain` points over this model.
     """
-    open_still = [one for one in found if one.smaller == model and one.high >= min_gain]
-    return max(open_still, key=lambda one: one.high, default=None)
+    open_still = [item for item in found if item.smaller == model and item.high >= min_gain]
+    return max(open_still, key=lambda difference: difference.high, default=None)
 
 
-def _slice(task: Task, models: Sequence[str], dimension: str, value: str, rows: Rows) -> Slice:
+def _slice(task: Task, models: Sequence[str], dimension: str, value: str, rows: Indices) -> Slice:
     values = {model: task.value(task.scores[model], rows) for model in models}
-    can_tell = len(rows) >= LEAST_UNITS and not np.isnan(list(values.values())).any()
-    made = differences(task, models, rows) if can_tell else ()
+    measured = len(rows) >= MIN_UNITS and not np.isnan(list(values.values())).any()
+    made = differences(task, models, rows) if measured else ()
     return Slice(task.name, dimension, value, len(rows), values, made)
 
 

@@ -1,4 +1,4 @@
-"""What a measurement takes: the models of the service, and what a run will cost.
+"""The needs of a measurement: the models of the service, and the cost of a run.
 
 OUT/run.json    what is measured: a digest of the inputs, the models, how texts turn into tokens
 """
@@ -19,10 +19,10 @@ from deployments.tools.migrate import write_whole
 from deployments.tools.progress import bar
 from router.language import script_of
 
-Side = Literal["document", "query", "symmetric"]
-SIDES: tuple[Side, ...] = ("query", "symmetric", "document")
+TextSide = Literal["document", "query", "symmetric"]
+SIDES: tuple[TextSide, ...] = ("query", "symmetric", "document")
 INPUT_TYPES: dict[
-    Side, dict[str, str]
+    TextSide, dict[str, str]
 ] = {  # symmetric: both texts of a comparison get the model's default prompt
     "document": {"input_type": "document"},
     "query": {"input_type": "query"},
@@ -77,10 +77,10 @@ class TokenEstimator(NamedTuple):
 class AdvisePlan:
     """Everything a run measures."""
 
-    texts: Mapping[Side, tuple[str, ...]]  # each once
+    texts: Mapping[TextSide, tuple[str, ...]]  # each once
     candidates: tuple[ServedModel, ...]
     tokens: Mapping[str, TokenEstimator]
-    predicted_s: Mapping[str, Mapping[Side, float]]  # of one text, by model
+    predicted_s: Mapping[str, Mapping[TextSide, float]]  # of one text, by model
     collections: Mapping[str, str]  # name: space
     policy: str | None = None  # YAML of `routing:` and `tiers:` in force; None where not readable
     tiers: Mapping[str, str] = field(default_factory=dict)  # of the service; older folders lack it
@@ -92,17 +92,17 @@ class AdvisePlan:
         return self.tiers or own
 
 
-def texts_of(inputs: Inputs) -> dict[Side, tuple[str, ...]]:
+def texts_of(inputs: Inputs) -> dict[TextSide, tuple[str, ...]]:
     """Collect every text to embed, once for each side that it is embedded on."""
     symmetric = [
         text for pairs in inputs.pairs.values() for pair in pairs for text in (pair.one, pair.other)
     ]
-    symmetric += [one.text for labelled in inputs.labelled.values() for one in labelled]
+    symmetric += [item.text for labelled in inputs.labelled.values() for item in labelled]
     return {
         "document": tuple(
-            dict.fromkeys(text.text for one in inputs.sets for text in one.documents)
+            dict.fromkeys(text.text for item in inputs.sets for text in item.documents)
         ),
-        "query": tuple(dict.fromkeys(text.text for one in inputs.sets for text in one.queries)),
+        "query": tuple(dict.fromkeys(text.text for item in inputs.sets for text in item.queries)),
         "symmetric": tuple(dict.fromkeys(symmetric)),
     }
 
@@ -245,13 +245,13 @@ async def _tokens(
     by_script: dict[str, list[str]] = {}
     for text in texts:
         by_script.setdefault(script_of(text) or "", []).append(text)
-    most = sorted(by_script, key=lambda script: -len(by_script[script]))[:SCRIPTS]
+    limit = sorted(by_script, key=lambda script: -len(by_script[script]))[:SCRIPTS]
     counted: dict[str, tuple[list[int], list[int]]] = {}
 
     async def count(text: str) -> int:
         return int((await client.route([text], model=model, truncate="end"))["features"]["tokens"])
 
-    for script in most:
+    for script in limit:
         some = sorted(by_script[script], key=len)
         places = np.linspace(0, len(some) - 1, min(SAMPLED, len(some)), dtype=np.int64)
         sample = [some[place] for place in places]
@@ -259,8 +259,8 @@ async def _tokens(
             [len(text) for text in sample],
             list(await asyncio.gather(*map(count, sample))),
         )
-    lengths = [length for one, _ in counted.values() for length in one]
-    counts = [tokens for _, one in counted.values() for tokens in one]
+    lengths = [length for item, _ in counted.values() for length in item]
+    counts = [tokens for _, item in counted.values() for tokens in item]
     return {script: _line(*columns) for script, columns in counted.items()} | {
         "": _line(lengths, counts)
     }
@@ -284,7 +284,7 @@ def _line(characters: Sequence[int], tokens: Sequence[int]) -> tuple[float, floa
 
 
 async def _predicted(
-    client: ServiceClient, row: Mapping[str, Any], side: Side, texts: Sequence[str]
+    client: ServiceClient, row: Mapping[str, Any], side: TextSide, texts: Sequence[str]
 ) -> float:
     """Return the seconds of a text among many, predicted by the service for an even sample."""
     places = np.linspace(0, len(texts) - 1, min(PREDICTED, len(texts)), dtype=np.int64)

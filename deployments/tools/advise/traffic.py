@@ -20,9 +20,9 @@ import numpy as np
 from deployments.tools.advise.derived import Derived
 from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.latency import Timing
-from deployments.tools.advise.quality import SEED, Rows, Task, Unit
+from deployments.tools.advise.quality import SEED, Task, Unit
 from deployments.tools.advise.survey import AdvisePlan
-from router.arrays import Floats
+from router.arrays import Floats, Indices
 from router.domain import Curve, Load, Model, Request, Tier, Work
 from router.models import build_policy
 from router.policy import decide
@@ -30,7 +30,7 @@ from router.routing_config import RoutingConfig
 
 RESAMPLES = 300
 ROUTED, CROSSED = "routed", "routed, rules from the other half"
-LEAST_PAIRS = 10  # of one model, to correlate
+MIN_PAIRS = 10  # of one model, to correlate
 Assigned = Mapping[str, Sequence[str]]  # by task, the model of each unit
 
 
@@ -154,7 +154,7 @@ def _crossed(plan: AdvisePlan, tasks: Sequence[Task], min_gain: float) -> Assign
     }
 
 
-def _groups(models: Sequence[str]) -> list[tuple[str, Rows]]:
+def _groups(models: Sequence[str]) -> list[tuple[str, Indices]]:
     names = np.array(models)
     return [(model, np.flatnonzero(names == model)) for model in dict.fromkeys(models)]
 
@@ -171,7 +171,7 @@ def _value(task: Task, models: Sequence[str], grouped_by: Sequence[str]) -> floa
         for model in dict.fromkeys(own[rows].tolist()):
             some = rows[own[rows] == model]
             value = task.value(task.scores[model], some)
-            if len(some) >= LEAST_PAIRS and not math.isnan(value):
+            if len(some) >= MIN_PAIRS and not math.isnan(value):
                 total, weight = total + value * len(some), weight + len(some)
     return total / weight if weight else math.nan
 
@@ -193,7 +193,7 @@ def _against(tasks: Sequence[Task], one: Assigned, other: Assigned) -> tuple[flo
         rng = np.random.default_rng(SEED)
         drawn, weight, value = np.zeros(RESAMPLES), 0, 0.0
         for (model, base), rows in _both(mine, theirs):
-            if len(rows) < LEAST_PAIRS:
+            if len(rows) < MIN_PAIRS:
                 continue
             between = task.value(task.scores[model], rows) - task.value(task.scores[base], rows)
             if math.isnan(between):
@@ -208,7 +208,7 @@ def _against(tasks: Sequence[Task], one: Assigned, other: Assigned) -> tuple[flo
     return points, points - 1.96 * error, points + 1.96 * error
 
 
-def _both(mine: Sequence[str], theirs: Sequence[str]) -> list[tuple[tuple[str, str], Rows]]:
+def _both(mine: Sequence[str], theirs: Sequence[str]) -> list[tuple[tuple[str, str], Indices]]:
     pairs = list(zip(mine, theirs, strict=True))
     return [
         (both, np.array([row for row, pair in enumerate(pairs) if pair == both]))

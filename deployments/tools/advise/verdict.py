@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from deployments.tools.advise import slices as slicing
 from deployments.tools.advise.derived import Choice, Derived, doubted
-from deployments.tools.advise.inputs import LEAST_UNITS
+from deployments.tools.advise.inputs import MIN_UNITS
 from deployments.tools.advise.languages import language, names_of
 from deployments.tools.advise.latency import Timing
 from deployments.tools.advise.quality import Task
@@ -14,7 +14,7 @@ from deployments.tools.advise.survey import AdvisePlan
 from deployments.tools.advise.traffic import CROSSED, ROUTED, PolicyOutcome
 
 ONE_LANGUAGE = 0.9  # share of a task's units that makes it a task of one language
-MOST_LANGUAGES = 3  # named in a mixture
+MAX_LANGUAGES = 3  # named in a mixture
 
 
 def verdict(
@@ -44,7 +44,7 @@ def verdict(
             ],
         )
     head = _headline(plan, largest, derived, timing, min_gain)
-    whole = {one.task: one for one in found if one.dimension == "all"}
+    whole = {item.task: item for item in found if item.dimension == "all"}
     more = [
         _task_verdict(task, whole[task.name], min_gain)
         for task in tasks
@@ -76,7 +76,7 @@ def verdict(
     else:
         own = (
             "That figure flatters: its rules were made from these very texts. There are too few "
-            f"texts here to judge them fairly: that takes {2 * LEAST_UNITS} of a task, half to "
+            f"texts here to judge them fairly: that takes {2 * MIN_UNITS} of a task, half to "
             "make rules."
         )
     if derived.default_choice is None:
@@ -84,9 +84,9 @@ def verdict(
     return f"{head}. {routing_line}.", [*more, own]
 
 
-def _share(one: PolicyOutcome, top: PolicyOutcome) -> str:
+def _share(outcome: PolicyOutcome, top: PolicyOutcome) -> str:
     """Format the device time of an outcome as a share of another's."""
-    return f"{one.device_s / top.device_s if top.device_s else 1.0:.0%}"
+    return f"{outcome.device_s / top.device_s if top.device_s else 1.0:.0%}"
 
 
 def _policies(
@@ -97,12 +97,12 @@ def _policies(
     The first two are None if they were not measured.
     """
     return (
-        next((one for one in traffic if one.name == ROUTED), None),
-        next((one for one in traffic if one.name == CROSSED), None),
+        next((item for item in traffic if item.name == ROUTED), None),
+        next((item for item in traffic if item.name == CROSSED), None),
         {
-            one.name.removeprefix("always "): one
-            for one in traffic
-            if one.name.startswith("always ")
+            item.name.removeprefix("always "): item
+            for item in traffic
+            if item.name.startswith("always ")
         },
     )
 
@@ -120,13 +120,13 @@ def _compared(one: PolicyOutcome, other: PolicyOutcome) -> str:
 def _worse(found: Sequence[Slice], min_gain: float) -> list[str]:
     """List where a larger model is measurably worse than a smaller one by at least `min_gain`."""
     by_pair: dict[tuple[str, str], list[str]] = {}
-    for one in found:
-        if one.dimension != "language":
+    for item in found:
+        if item.dimension != "language":
             continue
-        for gap in one.differences:
+        for gap in item.differences:
             if gap.is_measured and gap.points <= -min_gain:
                 by_pair.setdefault((gap.smaller, gap.larger), []).append(
-                    f"{language(one.value)} in {one.task} {_interval(gap)}"
+                    f"{language(item.value)} in {item.task} {_interval(gap)}"
                 )
     return [
         f"{larger} is measurably worse than the smaller {smaller}: {', '.join(where)}."
@@ -188,7 +188,7 @@ def about_rules(derived: Derived) -> list[str]:
             "settle that a smaller model is enough there."
         )
     if derived.dropped:
-        names = ", ".join(dict.fromkeys(one.name for one in derived.dropped))
+        names = ", ".join(dict.fromkeys(item.name for item in derived.dropped))
         lines.append(f"It leaves out all or parts of {names}; its last lines say why.")
     return lines
 
@@ -233,9 +233,13 @@ def _task_verdict(task: Task, whole: Slice, min_gain: float) -> str:
     about = f"{task.name} ({_spoken(task)}, {len(task.units)} {NOUNS[task.kind]})"
     if not found:
         return f"{about}: too few, or too much alike, to tell the models apart."
-    over = next((one for one in found if one.smaller == model and one.larger == models[-1]), None)
+    over = next(
+        (item for item in found if item.smaller == model and item.larger == models[-1]), None
+    )
     if over is None:
-        gap = next(one for one in found if one.smaller == models[-2] and one.larger == models[-1])
+        gap = next(
+            item for item in found if item.smaller == models[-2] and item.larger == models[-1]
+        )
         return f"{about}: {model} is measurably better, {_interval(gap)} over {models[-2]}."
     if (one := slicing.doubt(found, model, min_gain)) is not None:
         return (
@@ -250,10 +254,10 @@ def _spoken(task: Task) -> str:
     counts = Counter(unit.features.language for unit in task.units if unit.features.language)
     if not counts:
         return "language unknown"
-    (first, most), *others = counts.most_common(MOST_LANGUAGES)
-    if most >= ONE_LANGUAGE * len(task.units):
+    (first, count), *others = counts.most_common(MAX_LANGUAGES)
+    if count >= ONE_LANGUAGE * len(task.units):
         return language(first)
-    shown = [(first, most), *others]
+    shown = [(first, count), *others]
     shares = [f"{language(code)} {count / len(task.units):.0%}" for code, count in shown]
     rest = len(task.units) - sum(count for _, count in shown)
     return ", ".join([*shares, f"other {rest / len(task.units):.0%}"] if rest else shares)
@@ -262,8 +266,8 @@ def _spoken(task: Task) -> str:
 NOUNS = {"retrieval": "queries", "pairs": "pairs", "labels": "texts", "agreement": "texts"}
 
 
-def _interval(one: Difference) -> str:
-    return f"{one.points:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
+def _interval(difference: Difference) -> str:
+    return f"{difference.points:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
 
 
 def _named(plan: AdvisePlan, model: str) -> str:
@@ -271,16 +275,16 @@ def _named(plan: AdvisePlan, model: str) -> str:
     return f"{model} ({', '.join(tiers)})" if tiers else model
 
 
-def says(one: Slice, models: Sequence[str], min_gain: float) -> tuple[str, str]:
+def slice_result(found: Slice, models: Sequence[str], min_gain: float) -> tuple[str, str]:
     """Sum up a slice: a word for its colour, and a sentence on the larger models."""
-    if not one.differences:
-        return "few", f"too few to tell ({one.units})"
-    model = slicing.enough(one.differences, models, min_gain)
+    if not found.differences:
+        return "few", f"too few to tell ({found.units})"
+    model = slicing.enough(found.differences, models, min_gain)
     if place := models.index(model):
         # Those that rule the smaller models out; the chosen model's own is preferred.
         gains = [
             each
-            for each in one.differences
+            for each in found.differences
             if each.smaller in models[:place]
             and each.larger in models[place:]
             and each.is_measured
@@ -292,7 +296,7 @@ def says(one: Slice, models: Sequence[str], min_gain: float) -> tuple[str, str]:
         )
         return "gain", f"{model}{own}: {_interval(gain)} over {gain.smaller}"
     best = max(
-        (each for each in one.differences if each.smaller == model), key=lambda each: each.points
+        (each for each in found.differences if each.smaller == model), key=lambda each: each.points
     )
     if best.is_measured and best.points < 0:
         return "none", f"{model} is enough: the next best has {_interval(best)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from deployments.launch.serve_config import POLICIES as BY_TOKENS
+from deployments.launch.deployment_check import POLICIES as BY_TOKENS
 from deployments.launch.serve_config import application
 from deployments.tools.policy_file import read_policy, with_tiers
 from router.config import Autoscaling, RouterArgs
@@ -59,7 +59,7 @@ def load_world(
         config = _file(path, scenario.config, "config")
     args, app = application(config)
     # only models that a request without a space goes to; requests for scores are not simulated
-    models = {name: one for name, one in build_models(args).items() if name in args.native}
+    models = {name: model for name, model in build_models(args).items() if name in args.native}
     if problems := check_models(scenario, models, replicas):
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     models, profile = _profiled(path, config, scenario, args, models)
@@ -80,7 +80,7 @@ def load_world(
     if scenario.traffic.log is not None:
         found = _file(path, scenario.traffic.log, "traffic.log")
         world = replace(world, log=_log(found, args))
-        at_s = [one.entry.began_s for one in world.log]
+        at_s = [entry.entry.began_s for entry in world.log]
         span_s = (max(at_s) - min(at_s)) / scenario.traffic.scale
         world = world.updated(seconds=max(1.0, span_s + 1e-6))
         _check_warm_up(scenario, span_s, found)
@@ -113,7 +113,7 @@ def _check_warm_up(scenario: Scenario, seconds: float, file: Path) -> None:
         )
 
 
-def load_way(given: str | None, scenario: Path, args: RouterArgs) -> PolicyVariant:
+def load_variant(given: str | None, scenario: Path, args: RouterArgs) -> PolicyVariant:
     """Resolve how models are chosen: by a file, a name of POLICIES, or the config.
 
     Raises ConfigError.
@@ -190,7 +190,7 @@ def _profiled(
     if scenario.profiles is None:
         _check_measured(config, args, models)
         own = {args.models[name].profile for name in models}
-        where = sorted(one for one in own if one is not None)
+        where = sorted(item for item in own if item is not None)
         return dict(models), ", ".join(where + [f"the curves of {config}"] * (None in own))
     hint = f"; measure it with `embedding-router calibrate --config {config} --model MODEL -o FILE`"
     file = _file(path, scenario.profiles, "profiles", hint)
@@ -221,16 +221,16 @@ def _check_measured(config: Path, args: RouterArgs, models: Mapping[str, Model])
 
 def _fleet(app: Mapping[str, Any]) -> Fleet:
     replicas, bounds = dict[str, int](), dict[str, Bounds]()
-    for one in app.get("deployments") or ():
-        scaling, fixed = one.get("autoscaling_config") or {}, one.get("num_replicas")
+    for deployment in app.get("deployments") or ():
+        scaling, fixed = deployment.get("autoscaling_config") or {}, deployment.get("num_replicas")
         if fixed == "auto":  # with Serve's defaults
             scaling, fixed = {"max_replicas": AUTO_REPLICAS, **scaling}, None
-        least = int(scaling.get("min_replicas", fixed or 1) or 0)
-        replicas[one["name"]] = max(1, least)
+        minimum = int(scaling.get("min_replicas", fixed or 1) or 0)
+        replicas[deployment["name"]] = max(1, minimum)
         if scaling:
-            bounds[one["name"]] = Bounds(
-                least,
-                int(scaling.get("max_replicas", least)),
+            bounds[deployment["name"]] = Bounds(
+                minimum,
+                int(scaling.get("max_replicas", minimum)),
                 float(scaling.get("upscale_delay_s", 30.0)),
                 float(scaling.get("downscale_delay_s", 600.0)),
             )
@@ -244,9 +244,9 @@ def _log(path: Path, args: RouterArgs) -> Sequence[Logged]:
     try:
         with path.open("rb") as lines:
             log = [
-                one
-                for one in read_log(lines)
-                if args.rerankers.keys().isdisjoint(one.entry.request.work)
+                entry
+                for entry in read_log(lines)
+                if args.rerankers.keys().isdisjoint(entry.entry.request.work)
             ]
     except LogError as error:
         raise ConfigError([f"{path}: {error}"]) from None

@@ -52,20 +52,22 @@ def _unit(data: Mapping[str, Any]) -> tuple[float, str]:
 
 
 def _line(data: Mapping[str, Any], key: str, label: str, times: float, colour: str) -> str:
-    moments = [one for one in data["result"]["moments"] if one[key] is not None and one["offered"]]
+    moments = [
+        item for item in data["result"]["moments"] if item[key] is not None and item["offered"]
+    ]
     size, unit = _unit(data)
 
     def paint(axes: Any) -> None:
         axes.plot(
-            [one["from_s"] / size for one in moments],
-            [times * one[key] for one in moments],
+            [moment["from_s"] / size for moment in moments],
+            [times * moment[key] for moment in moments],
             color=colour,
             linewidth=1.6,
         )
         axes.set(xlabel=unit, ylabel=label)
         axes.margins(0.02, 0.15)
 
-    values = [times * one[key] for one in moments]
+    values = [times * moment[key] for moment in moments]
     description = f"from {min(values):.1f} to {max(values):.1f}" if values else "nothing arrived"
     return svg(paint, 2.6, f"{label} over time, simulated: {description}")
 
@@ -77,9 +79,9 @@ def _devices(data: Mapping[str, Any]) -> str:
 
     def paint(axes: Any) -> None:
         for place, name in enumerate(names):
-            steps = [one for one in data["result"]["replicas"] if one["model"] == name]
-            times = [one["from_s"] / size for one in steps] + [data["seconds"] / size]
-            held = [one["ready"] * devices[name] for one in steps]
+            steps = [item for item in data["result"]["replicas"] if item["model"] == name]
+            times = [step["from_s"] / size for step in steps] + [data["seconds"] / size]
+            held = [step["ready"] * devices[name] for step in steps]
             axes.step(times, [*held, held[-1]], where="post", color=MODELS[place % 8], label=name)
         axes.set(xlabel=unit, ylabel="devices", ylim=(0, None))
         axes.legend(frameon=False, fontsize=8)
@@ -92,8 +94,8 @@ def _models(data: Mapping[str, Any]) -> str:
     names, moments = list(data["replicas"]), data["result"]["moments"]
 
     def paint(axes: Any) -> None:
-        times = [one["from_s"] / size for one in moments]
-        rows = [[one["models"].get(name, 0) for one in moments] for name in names]
+        times = [moment["from_s"] / size for moment in moments]
+        rows = [[moment["models"].get(name, 0) for moment in moments] for name in names]
         colours = [MODELS[place % 8] for place in range(len(names))]
         axes.stackplot(times, rows, labels=names, colors=colours)
         axes.set(xlabel=unit, ylabel="answers")
@@ -106,16 +108,16 @@ def _degraded(data: Mapping[str, Any]) -> str:
     rows: Sequence[Mapping[str, Any]] = data["result"]["degraded_by"][:SHOWN]
     if not rows:
         return ""
-    labels = [f"{one['tenant']}, {one['language']}: {one['reason']}" for one in rows]
+    labels = [f"{row['tenant']}, {row['language']}: {row['reason']}" for row in rows]
 
     def paint(axes: Any) -> None:
-        axes.barh(range(len(rows)), [one["requests"] for one in rows], color=PLAIN)
+        axes.barh(range(len(rows)), [row["requests"] for row in rows], color=PLAIN)
         axes.set_yticks(range(len(rows)), labels)
         axes.invert_yaxis()
         axes.set(xlabel="requests, simulated")
         axes.grid(visible=False, axis="y")
 
     description = "; ".join(
-        f"{label} {one['requests']}" for label, one in zip(labels, rows, strict=True)
+        f"{label} {item['requests']}" for label, item in zip(labels, rows, strict=True)
     )
     return svg(paint, 1.2 + 0.27 * len(rows), f"Degraded requests, simulated: {description}")

@@ -11,32 +11,32 @@ from deployments.tools.migrate import write_whole
 from router.sim.baselines import CHOOSERS
 from router.sim.build import PolicyVariant, World, bound_of, length_s, mean_rate, run
 from router.sim.outcome import Outcome
-from router.sim.planning import MOST_TRIES, Planned, ReplicaPlanner, cost_of
+from router.sim.planning import MAX_TRIES, Planned, ReplicaPlanner, cost_of
 
 Watch = Callable[[str, float], None]  # gets what is being done, and the share that is done
 
 
 def simulated(
-    world: World, way: PolicyVariant, plan: bool, baselines: bool, watch: Watch
+    world: World, variant: PolicyVariant, plan: bool, baselines: bool, watch: Watch
 ) -> dict[str, Any]:
     """Run the simulation and return everything that the report contains."""
     rate = mean_rate(world)
     seconds = length_s(world, rate) if rate else world.scenario.seconds
     started = time.process_time()
-    outcome = run(world, way, rate, lambda now: watch("simulating", min(1.0, now / seconds)))
+    outcome = run(world, variant, rate, lambda now: watch("simulating", min(1.0, now / seconds)))
     took_s = time.process_time() - started
 
     def tries(tried: int) -> None:
-        watch(f"plan {tried}", min(1.0, tried / MOST_TRIES))
+        watch(f"plan {tried}", min(1.0, tried / MAX_TRIES))
 
-    planned = ReplicaPlanner(world, way, tries).search() if plan else None
-    others = _others(world, way, outcome, rate, watch) if baselines else []
+    planned = ReplicaPlanner(world, variant, tries).search() if plan else None
+    others = _others(world, variant, outcome, rate, watch) if baselines else []
     free = world.scenario.gpu_hour is None
     data = {
         "simulated": True,
         "about": world.scenario.about,
         "profile": world.profile,
-        "policy": way.name,
+        "policy": variant.name,
         "seconds": seconds,
         "requests_per_s": rate or outcome.total.offered / max(seconds, 1e-9),
         "replicas": world.replicas,
@@ -74,14 +74,14 @@ def _plan(planned: Planned) -> dict[str, Any]:
 
 
 def _others(
-    world: World, way: PolicyVariant, outcome: Outcome, rate: float, watch: Watch
+    world: World, variant: PolicyVariant, outcome: Outcome, rate: float, watch: Watch
 ) -> list[dict[str, Any]]:
     """Run the same arrivals under every baseline, and add the bounds."""
-    rows = [_row(way.name, outcome)]
-    ways = [PolicyVariant(name, way.args, chooser=name) for name in CHOOSERS]
-    ways.append(PolicyVariant("informed", way.args, way.chooser, informed=True))
-    for place, other in enumerate(ways):
-        watch(other.name, place / len(ways))
+    rows = [_row(variant.name, outcome)]
+    variants = [PolicyVariant(name, variant.args, chooser=name) for name in CHOOSERS]
+    variants.append(PolicyVariant("informed", variant.args, variant.chooser, informed=True))
+    for place, other in enumerate(variants):
+        watch(other.name, place / len(variants))
         rows.append(_row(other.name, run(world, other, rate)))
     if world.scenario.autoscaling is None:
         bound = bound_of(world)
@@ -139,13 +139,13 @@ def _sentences(
 
 
 def _fleet(world: World, replicas: Mapping[str, int]) -> str:
-    def cards(many: float) -> str:
-        return f"{many:g} card" if many == 1 else f"{many:g} cards"
+    def cards(count: float) -> str:
+        return f"{count:g} card" if count == 1 else f"{count:g} cards"
 
-    total = sum(many * world.models[name].devices for name, many in replicas.items())
+    total = sum(count * world.models[name].devices for name, count in replicas.items())
     each = ", ".join(
-        f"{name} {many} ({cards(many * world.models[name].devices)})"
-        for name, many in replicas.items()
+        f"{name} {count} ({cards(count * world.models[name].devices)})"
+        for name, count in replicas.items()
     )
     cost = "" if world.scenario.gpu_hour is None else f", {cost_of(world, replicas):.2f} an hour"
     return f"{each}: {cards(total)}{cost}"

@@ -237,7 +237,7 @@ async def test_models_that_share_a_device_are_named_and_warned_of_once(
     for name, (node, devices) in places.items():
         await replicas[name].start()
         replicas[name].address = replicas[name].address._replace(node=node, devices=devices)
-    transport = DirectTransport(Handles(*replicas.values()), tell_shared_s=0.0)
+    transport = DirectTransport(Handles(*replicas.values()), warn_shared_s=0.0)
     for name in places:
         transport.replicas_changed(f"model-{name}", [name])
     async with asyncio.timeout(WAIT_S):
@@ -313,9 +313,9 @@ async def test_what_is_too_large_for_a_frame_breaks_nobodys_line(
     line = await Connection.open(replica.address)
     running = asyncio.create_task(line.send(call(1)))
     await replica.arrived.get()
-    monkeypatch.setattr(socket_transport, "MOST_BYTES", 1000)
+    monkeypatch.setattr(socket_transport, "MAX_BYTES", 1000)
     for caller in replica.listener.callers:
-        caller.most_bytes = 1000
+        caller.max_bytes = 1000
     with pytest.raises(RequestTooLarge, match="1000 bytes"):
         await line.send(call(2000))
     replica.go_on.set()

@@ -86,7 +86,7 @@ def test_the_page_lists_every_trait() -> None:
     "section",
     [
         one
-        for engine in (engine_config.Engine, rerank_config.RerankEngine)
+        for engine in (engine_config.EngineConfig, rerank_config.RerankEngine)
         for one in get_args(get_args(engine)[0])
         if not one.in_router and one is not rerank_config.SimilarityEngineConfig  # no deployment
     ],

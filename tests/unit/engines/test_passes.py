@@ -13,8 +13,8 @@ GRID = [(texts, longest) for texts in (1, 4, 16, 64) for longest in (8, 32, 128)
 OTHERS = [(2, 64), (8, 16), (32, 100), (50, 120)]
 
 
-def taught(most_tokens: int, fixed: float, token: float, pairs: float) -> Passes:
-    passes = Passes(most_tokens)
+def taught(max_tokens: int, fixed: float, token: float, pairs: float) -> Passes:
+    passes = Passes(max_tokens)
     for texts, longest in GRID:
         each = token * longest + pairs * longest * longest / PAIRS
         passes.observe(texts, longest, fixed + texts * each)
@@ -48,14 +48,14 @@ def test_short_texts_are_padded_where_a_pass_costs_more() -> None:
     assert taught(8192, 0.02, 1e-6, 0.0).cut([8] * 20 + [250]) == [list(range(21))]
 
 
-@pytest.mark.parametrize("most_tokens", [1, 60, 8192])
-def test_no_text_is_lost_and_no_pass_is_too_large(most_tokens: int) -> None:
-    rng = Random(most_tokens)
+@pytest.mark.parametrize("max_tokens", [1, 60, 8192])
+def test_no_text_is_lost_and_no_pass_is_too_large(max_tokens: int) -> None:
+    rng = Random(max_tokens)
     lengths = sorted(rng.randrange(1, 120) for _ in range(50))
-    passes = Passes(most_tokens).cut(lengths)
+    passes = Passes(max_tokens).cut(lengths)
     assert [place for one in passes for place in one] == list(range(50))
     for one in passes:
-        assert len(one) == 1 or len(one) * lengths[one[-1]] <= most_tokens
+        assert len(one) == 1 or len(one) * lengths[one[-1]] <= max_tokens
 
 
 @pytest.mark.parametrize("seed", range(10))

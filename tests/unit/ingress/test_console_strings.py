@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 from router.domain import Reason, Why
-from router.encoders import Kind, Sides
+from router.encoders import EncoderKind, Sides
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "deployments" / "ingress" / "console"
@@ -70,7 +70,7 @@ def test_there_is_a_word_for_every_reason_and_every_why(language: str) -> None:
         f"reason.{reason}" for reason in Reason
     }
     assert {word for word in words if word.startswith("why.")} == {f"why.{why}" for why in Why}
-    for prefix, values in (("encoder", get_args(Kind)), ("sides", get_args(Sides))):
+    for prefix, values in (("encoder", get_args(EncoderKind)), ("sides", get_args(Sides))):
         assert {word for word in words if word.startswith(f"{prefix}.")} == {
             f"{prefix}.{value}" for value in values
         }

@@ -302,7 +302,7 @@ async def test_what_the_application_raises_is_an_answer_and_harms_no_other(stage
 
 
 async def test_a_body_that_came_with_its_headers_is_held_to_the_limit_too(stage: Stage) -> None:
-    stage.echo.most_bytes = 4
+    stage.echo.max_bytes = 4
     assert (await stage.ask(post()))[0][0] == b"HTTP/1.1 413 Request Entity Too Large"
     chunked = post(body=b"", more="transfer-encoding: chunked\r\n").replace(
         b"content-length: 0\r\n", b""

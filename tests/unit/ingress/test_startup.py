@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deployments.ingress.startup import StartupLog, say_switches
+from deployments.ingress.startup import StartupLog, log_missing_switches
 from router.config import RouterArgs
 from router.resources import Node, node
 from router.switches import ALWAYS, WITH_HAPROXY
@@ -79,11 +79,11 @@ def test_a_router_under_serve_run_says_so_in_one_line(
     for name in (*ALWAYS, *WITH_HAPROXY):
         monkeypatch.delenv(name, raising=False)
     with caplog.at_level(logging.INFO, "ray.serve"):
-        say_switches()
+        log_missing_switches()
     (line,) = [record.getMessage() for record in caplog.records]
     assert "RAY_SERVE_ENABLE_HA_PROXY=1" in line
     for name, value in {**ALWAYS, **WITH_HAPROXY}.items():
         monkeypatch.setenv(name, value)
     caplog.clear()
-    say_switches()
+    log_missing_switches()
     assert caplog.records == []

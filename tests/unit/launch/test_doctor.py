@@ -219,9 +219,7 @@ def test_fewer_files_than_haproxy_needs_to_start_fail(
     tmp_path: Path, connections: str | None, most: int | None, state: str
 ) -> None:
     own = {} if connections is None else {"RAY_SERVE_HAPROXY_MAXCONN": connections}
-    given = machine(
-        tmp_path, environment={"RAY_AUTH_MODE": "disabled", **own}, most_open_files=most
-    )
+    given = machine(tmp_path, environment={"RAY_AUTH_MODE": "disabled", **own}, max_open_files=most)
     (finding,) = found(given, "open files")
     assert finding.state == state
     if state == "fail":

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from deployments.launch.serve_config import ConfigCheck, check, examine, slow_way
+from deployments.launch.serve_config import ConfigCheck, check, examine, slow_path_warning
 from router.cli import main as cli
 from router.model_config import resolve_path
 from tests.support.config import GONE
@@ -373,7 +373,7 @@ def test_an_access_log_that_slows_every_request_is_said(
     tmp_path: Path, place: str | None, value: Any, logged: bool
 ) -> None:
     path = serve_file(tmp_path, place, value)
-    assert (slow_way(path) is not None) == logged
+    assert (slow_path_warning(path) is not None) == logged
     if place != "app.import_path":
         told = CliRunner().invoke(cli, ["check-config", str(path)])
         assert told.exit_code == 0

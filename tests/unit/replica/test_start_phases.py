@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from deployments.replica.host import STILL_S, Host, say_still
+from deployments.replica.host import STILL_S, Host, log_progress
 from deployments.telemetry import metrics
 from deployments.telemetry.metrics import OF_REPLICA, ProcessMetrics
 from tests.support.failing_card import Card
@@ -58,7 +58,7 @@ async def test_what_a_starting_engine_does_is_logged_once_a_minute(
 ) -> None:
     sleeps = Sleeps(2)
     with caplog.at_level("INFO", "ray.serve"):
-        saying = asyncio.create_task(say_still("large", engine, sleeps))
+        saying = asyncio.create_task(log_progress("large", engine, sleeps))
         await sleeps.over.wait()
         saying.cancel()
     assert sleeps.lengths == [STILL_S] * 3

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from router import batch_lines
 from router.batch_lines import (
-    MOST_LINES,
+    MAX_LINES,
     BadLine,
     Validation,
     answered_line,
@@ -25,8 +25,8 @@ from router.batch_lines import (
 from router.batch_objects import shown
 from router.batches import (
     CANCELLABLE,
-    MOST_PROBLEMS,
-    MOST_WAIT_S,
+    MAX_PROBLEMS,
+    MAX_WAIT_S,
     OVER,
     BatchProblem,
     BatchStatus,
@@ -68,10 +68,10 @@ def line(**changes: Any) -> bytes:
     return json.dumps({**GOOD, **changes}).encode()
 
 
-def validated(*lines: bytes, most_bytes: int = 1000) -> Validation:
+def validated(*lines: bytes, max_bytes: int = 1000) -> Validation:
     found = Validation()
     for number, raw in enumerate(lines, 1):
-        found.add(number, raw, most_bytes)
+        found.add(number, raw, max_bytes)
     found.end()
     return found
 
@@ -131,19 +131,19 @@ def test_a_custom_id_stands_once() -> None:
 def test_a_file_needs_lines_and_may_have_50000() -> None:
     assert [problem.code for problem in validated().problems] == ["empty_file"]
     found = Validation()
-    for number in range(MOST_LINES):
+    for number in range(MAX_LINES):
         found.add(number + 1, line(custom_id=str(number)), 1000)
     assert (found.problems, found.enough) == ([], False)
-    found.add(MOST_LINES + 1, line(custom_id="more"), 1000)
+    found.add(MAX_LINES + 1, line(custom_id="more"), 1000)
     assert ([one.code for one in found.problems], found.enough) == (["too_many_lines"], True)
 
 
 def test_a_long_line_and_a_bad_file_are_not_read_on() -> None:
-    assert [one.code for one in validated(line(), most_bytes=10).problems] == ["line_too_large"]
-    assert validated(*[b"{"] * MOST_PROBLEMS).enough
-    assert not validated(*[b"{"] * (MOST_PROBLEMS - 1)).enough
+    assert [one.code for one in validated(line(), max_bytes=10).problems] == ["line_too_large"]
+    assert validated(*[b"{"] * MAX_PROBLEMS).enough
+    assert not validated(*[b"{"] * (MAX_PROBLEMS - 1)).enough
     batch = NEW.validated(200, validated(*[b"{"] * 200).problems, 5)
-    assert len(batch.problems) == MOST_PROBLEMS
+    assert len(batch.problems) == MAX_PROBLEMS
 
 
 def test_a_line_is_run_as_bulk_whatever_it_says() -> None:
@@ -244,7 +244,7 @@ def test_a_line_waits_for_room_but_does_not_end_replicas_for_ever(
         if later is None:
             assert number == tries
             return
-        assert 0.02 <= later[0] <= MOST_WAIT_S
+        assert 0.02 <= later[0] <= MAX_WAIT_S
         made = later[1]
     assert tries is None
 

@@ -7,7 +7,7 @@ import pytest
 from router.domain import Curve
 from router.errors import InternalError, ModelUnavailable
 from router.instructions import Timer
-from router.replica_health import EJECTION_S, FAILURES_IN_A_ROW, MOST_EJECTION_S
+from router.replica_health import EJECTION_S, FAILURES_IN_A_ROW, MAX_EJECTION_S
 from router.sending import TIMER_S
 from router.steps import ReplicaCounters
 from tests.support.dispatch_machine import BATCH, TENTH, DispatchMachine, Failure, Reply
@@ -225,8 +225,8 @@ def test_an_ejected_replica_gets_no_calls_for_longer_each_time_until_it_answers(
 
     for strikes in range(4):
         fails_for(EJECTION_S * 2**strikes)
-    fails_for(MOST_EJECTION_S)
-    fails_for(MOST_EJECTION_S)
+    fails_for(MAX_EJECTION_S)
+    fails_for(MAX_EJECTION_S)
     machine.submit(900)
     machine.answer_all()
     fails_for(EJECTION_S)

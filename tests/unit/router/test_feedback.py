@@ -245,7 +245,7 @@ def test_one_answer_after_a_replica_that_hung_does_not_stop_all_traffic() -> Non
     assert 1.0 < correction.crowding < 2.0
     for _ in range(100):
         correction.observe(60.0, 0.01, 1.0, joined=True)
-    assert correction.crowding == Correction.MOST_CROWDING
+    assert correction.crowding == Correction.MAX_CROWDING
 
 
 @pytest.mark.parametrize("replicas", [1, 4])

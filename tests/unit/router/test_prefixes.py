@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.prefixes import MOST, PrefixHomes
+from router.prefixes import MAX_PREFIXES, PrefixHomes
 from tests.support.dispatch_machine import BATCH, TENTH, DispatchMachine
 
 REPLICAS = ("a", "b", "c")
@@ -94,10 +94,10 @@ def test_a_prefix_moves_from_a_replica_that_is_lost(seed: int) -> None:
 
 def test_only_the_prefixes_that_were_sent_last_are_remembered() -> None:
     homes = PrefixHomes()
-    for number in range(2 * MOST):
+    for number in range(2 * MAX_PREFIXES):
         homes.sent(str(number).encode(), "a", ("a", "b"))
         homes.sent(b"used again", "b", ("a", "b"))
-    assert len(homes) == MOST
+    assert len(homes) == MAX_PREFIXES
     assert (homes.get(b"0"), homes.get(b"used again"), homes.get(None)) == (None, "b", None)
 
 

@@ -10,7 +10,7 @@ import pytest
 from router.domain import Curve, Model, attention
 from router.feedback import Feedback
 from router.routing_config import RoutingConfig
-from router.steps import MOST_MIXED, ReplicaCounters, Step, Steps
+from router.steps import MAX_MIXED, ReplicaCounters, Step, Steps
 
 TRUTH = Curve(0.0095, 0.0069, 2.9e-5, 5e-10, 8192, 0.0, 4e-5)
 LENGTHS = (12, 40, 120, 400, 1200)
@@ -144,7 +144,7 @@ def test_the_time_of_a_cancelled_call_is_not_that_of_the_next_step() -> None:
 
 def test_calls_of_other_routers_are_left_out_unless_every_step_has_some() -> None:
     steps, found = Steps(), list[Step]()
-    for number in range(1, MOST_MIXED + 3):
+    for number in range(1, MAX_MIXED + 3):
         counters = ReplicaCounters(30 * number, 2.0 * number)
         found += steps.replied(one(10, 2.0), counters, False, True)
     assert found == [Step(30, 300, 2.0, 3)]
@@ -153,7 +153,7 @@ def test_calls_of_other_routers_are_left_out_unless_every_step_has_some() -> Non
 def test_a_mixed_step_has_its_share_of_what_was_served_since_the_reply_before() -> None:
     """Another router sends 99 calls between two of this one."""
     steps, found = Steps(), list[Step]()
-    for number in range(1, MOST_MIXED + 4):
+    for number in range(1, MAX_MIXED + 4):
         counters = ReplicaCounters(1000 * number, 100.0 * number)
         found += steps.replied(one(10, 1.0), counters, False, True)
     assert found == [one(10, 1.0), one(10, 1.0)]

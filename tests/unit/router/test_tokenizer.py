@@ -13,7 +13,8 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.tokenizer import FastTokenizer, Tokenizer, load
+from router.file_tokenizers import FastTokenizer
+from router.tokenizer import Tokenizer, load
 from tests.support.qwen_tokenizer import (
     PLAIN_TOKENS,
     SPECIAL_TOKENS,

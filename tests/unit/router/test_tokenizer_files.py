@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from router.tokenizer import FastTokenizer, load
+from router.file_tokenizers import FastTokenizer
+from router.tokenizer import load
 from tests.support.tokenizer_files import GOOD_MERGES, HARD, same, toy, written
 
 pytestmark = pytest.mark.usefixtures("kept_tokenizers")

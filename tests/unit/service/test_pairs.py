@@ -19,7 +19,7 @@ from router.language_id import NO_PRIOR
 from router.rerank_schema import RerankRequest
 from router.schema import EmbeddingsRequest
 from router.strict import parse_args
-from router.tokenizer import TokenisedTexts
+from router.tokenised_texts import TokenisedTexts
 from tests.support.counted_tokenizer import Counted
 from tests.support.local_service import FAKE
 

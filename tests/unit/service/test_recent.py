@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.service.recent import MOST_SHOWN, Recent, parse_query
+from deployments.service.recent import MAX_SHOWN, Recent, parse_query
 from router.errors import InvalidValue, UnknownField
 from tests.support.decision_entries import context, entry
 
@@ -71,7 +71,7 @@ def test_a_decision_is_shown_with_what_was_predicted_and_what_it_took() -> None:
     ("query", "error"),
     [
         ({"limit": "0"}, InvalidValue),
-        ({"limit": str(MOST_SHOWN + 1)}, InvalidValue),
+        ({"limit": str(MAX_SHOWN + 1)}, InvalidValue),
         ({"limit": "ten"}, InvalidValue),
         ({"limit": ""}, InvalidValue),
         ({"after": "17"}, InvalidValue),

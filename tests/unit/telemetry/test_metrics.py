@@ -18,7 +18,7 @@ from deployments.service.request_metrics import NONE, RequestMetrics
 from deployments.service.service import CANCELLED, Service
 from deployments.service.shared_cache import RedisClient, SharedCache
 from deployments.telemetry import metrics
-from deployments.telemetry.metrics import MOST_SERIES, OTHER, Metric, ProcessMetrics
+from deployments.telemetry.metrics import MAX_SERIES, OTHER, Metric, ProcessMetrics
 from router import errors
 from router.domain import Reason, Tier
 from router.errors import RouterError
@@ -174,7 +174,7 @@ async def test_failures_of_replicas_are_counted_and_a_failed_replica_shows_as_ou
     sample(made.request_metrics.tally, made)
     tally = tally_of(made)
     assert tally.values[metrics.RETRIES]["small",] == 1
-    assert tally.values[metrics.OUT]["small",] == 1
+    assert tally.values[metrics.REPLICAS_OUT]["small",] == 1
     assert tally.values[metrics.READY]["small",] == 0
     task.cancel()
     await settle()
@@ -246,10 +246,10 @@ def test_no_request_can_add_a_label() -> None:
 
 def test_a_metric_with_too_many_series_counts_the_rest_as_other() -> None:
     tally = ProcessMetrics([metrics.CALLS, metrics.RATIO])
-    for number in range(MOST_SERIES + 5):
+    for number in range(MAX_SERIES + 5):
         tally.add(metrics.CALLS, (f"model-{number}",))
         tally.series(metrics.RATIO, (f"model-{number}",)).observe(1.0)
-    assert len(tally.values[metrics.CALLS]) == len(tally.buckets[metrics.RATIO]) == MOST_SERIES + 1
+    assert len(tally.values[metrics.CALLS]) == len(tally.buckets[metrics.RATIO]) == MAX_SERIES + 1
     assert tally.values[metrics.CALLS][OTHER,] == 5
     assert tally.buckets[metrics.RATIO][OTHER,].counts[5] == 5
     tally.set(metrics.CALLS, ("one-more",), 9)
@@ -307,4 +307,4 @@ def test_the_page_lists_every_metric_as_it_is_declared() -> None:
         assert f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} |" in page
     rows = re.findall(r"^\| `([a-z_0-9]+)` \| (?:counter|gauge|histogram) \|", page, re.MULTILINE)
     assert len(rows) == len(metrics.OF_ROUTER) + len(metrics.OF_REPLICA) + len(metrics.OF_VLLM)
-    assert f"{MOST_SERIES:,}" in page
+    assert f"{MAX_SERIES:,}" in page

@@ -84,7 +84,7 @@ def test_a_slice_tells_only_gains_that_were_measured(
     one = slices.Slice(
         "t", "language", "en", 99, dict.fromkeys(MODELS, 50.0), tuple(gap(*each) for each in gaps)
     )
-    tone, sentence = verdict.says(one, MODELS, 1.0)
+    tone, sentence = verdict.slice_result(one, MODELS, 1.0)
     assert tone == said[0]
     assert sentence.startswith(said[1])
 
