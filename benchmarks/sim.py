@@ -11,6 +11,7 @@ bound is the policy's loss, the rest is due to missing information.
 import gc
 import multiprocessing
 import resource
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -38,13 +39,15 @@ from benchmarks.sim_runs import (
     world_of,
 )
 from benchmarks.sim_speed import speed
+from benchmarks.sim_static import t3
 from benchmarks.sim_verdicts import VERDICTS
+from benchmarks.sim_window import window
 from router.sim.build import PolicyVariant, World, arrivals, bound_of, mean_rate, run
 from router.sim.oracle import least_device_seconds
 from router.sim.outcome import Outcome
 
-STATIC = ("static-rules", "least-loaded", "by-length")
 PINNED = "always-large"
+TRACE_SEEDS = range(12)  # the traces' parts are short: one run moves by half a point with its seed
 
 
 def t1() -> Iterator[Simulated]:
@@ -55,14 +58,17 @@ def t1() -> Iterator[Simulated]:
         ("T1 poisson", "load-80", 0.999),
     ):
         world = world_of(scenario) if scenario != "load-80" else at_load(0.8, REQUESTS)
-        worlds = [world.updated(seed=seed) for seed in SEEDS]  # the traces' parts are short
-        own = mean(run(one, way_of()).attainment for one in worlds)
+        seeds = TRACE_SEEDS if world.trace else SEEDS
+        worlds = [world.updated(seed=seed) for seed in seeds]
+        each = [run(one, way_of()).attainment for one in worlds]
+        own, error = mean(each), statistics.stdev(each) / len(each) ** 0.5
         large = mean(run(one, way_of("always-large")).attainment for one in worlds)
         informed = mean(run(one, replace(way_of(), informed=True)).attainment for one in worlds)
         bound = bound_of(world).on_time
         yield Simulated(
             name,
-            f"attainment at 80 % load, {scenario}, {len(SEEDS)} seeds",
+            f"attainment at 80 % load, {scenario}, {len(seeds)} seeds, standard error "
+            f"{percent(error)}",
             own,
             f">= {mark:g}",
             own >= mark,
@@ -115,28 +121,6 @@ def recovery_s(outcome: Outcome, end_s: float) -> float:
         if at_s >= end_s and tally.on_time >= (usual - 0.01) * tally.offered:
             return at_s - end_s
     return float("inf")
-
-
-def t3() -> Iterator[Simulated]:
-    """Violations against static choices."""
-    world = at_load(1.2, 20_000)
-    own = run(world, way_of())
-    others = {name: run(world, way_of(name)) for name in STATIC}
-    misses = 1.0 - own.attainment
-    least = min((1.0 - other.attainment) / misses for other in others.values())
-    informed = 1.0 - run(world, replace(way_of(), informed=True)).attainment
-    calm = world.updated(noise=world.scenario.noise.model_copy(update={"stall_share": 0.0}))
-    yield Simulated(
-        "T3", "times fewer violations than each static choice, 120 % load",
-        least, ">= 10", least >= 10.0,
-        "; ".join(
-            f"{name} {percent(1 - other.attainment)} late at {points(other.effective_quality)}"
-            for name, other in others.items()
-        ),
-        f"own {percent(misses)} late at {points(own.effective_quality)}: policy "
-        f"{percent(informed)}, information {percent(misses - informed)}; without stalls "
-        f"{percent(1 - run(calm, way_of()).attainment)}",
-    )  # fmt: skip
 
 
 def t4() -> Iterator[Simulated]:
@@ -275,25 +259,32 @@ def t9() -> Iterator[Simulated]:
     )  # fmt: skip
 
 
-# the longest first, so that all processes end together
+# the most requests first, so that all processes end together
 PARTS: Mapping[str, Callable[[], Iterator[Simulated]]] = {
     "t9": t9,
-    **VERDICTS,
-    "t5-free": t5_free,
-    "t5-pinned": t5_pinned,
-    "t4": t4,
     "t8": t8,
     "t1": t1,
-    "t2": t2,
     "t3": t3,
+    "autoscaler": VERDICTS["autoscaler"],
+    "miss-share": VERDICTS["miss-share"],
+    "t4": t4,
+    "ablations": VERDICTS["ablations"],
+    "t5-pinned": t5_pinned,
+    "t5-free": t5_free,
     "failures": failures,
+    "t2": t2,
+    "idle": VERDICTS["idle"],
+    "fairness": VERDICTS["fairness"],
     "speed": speed,
 }
-APART = {"reports": reports, "hold": hold}  # no marks; only by their names
+APART = {"reports": reports, "hold": hold, "window": window}  # no marks; only by their names
 
 
-def _rows(part: str) -> list[dict[str, Any]]:
-    return [row.as_dict() for row in {**PARTS, **APART}[part]()]
+def _rows(part: str) -> tuple[str, float, list[dict[str, Any]]]:
+    """A part's name, its seconds of processor time and its rows."""
+    began_s = time.process_time()
+    rows = [row.as_dict() for row in {**PARTS, **APART}[part]()]
+    return part, time.process_time() - began_s, rows
 
 
 @click.command()
@@ -309,12 +300,13 @@ def _rows(part: str) -> list[dict[str, Any]]:
 def main(parts: Sequence[str], processes: int, file: Path | None) -> None:
     """Simulate every scenario, and compare with the marks."""
     started_s = time.monotonic()
-    rows = list[dict[str, Any]]()
+    rows, seconds = list[dict[str, Any]](), dict[str, float]()
     usual = world_of("load-80").profile
     click.echo(f"simulated, by {usual}")
     # as in a router's process: permanent objects are not scanned again
     with multiprocessing.Pool(processes, initializer=gc.freeze) as pool:
-        for found in pool.imap_unordered(_rows, parts or list(PARTS)):
+        for part, part_s, found in pool.imap_unordered(_rows, parts or list(PARTS)):
+            seconds[part] = part_s
             for row in found:
                 rows.append(row)
                 reached = f"{row['value']:>10.4g} {row['mark']:>9} {verdict(row['met']):<7}"
@@ -328,7 +320,9 @@ def main(parts: Sequence[str], processes: int, file: Path | None) -> None:
         resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     cpu_s = own.ru_utime + own.ru_stime + theirs.ru_utime + theirs.ru_stime
-    click.echo(f"{time.monotonic() - started_s:.0f} s, {cpu_s:.0f} s of processor time")
+    each = sorted(seconds.items(), key=lambda one: -one[1])
+    of_parts = ", ".join(f"{part} {spent_s:.0f}" for part, spent_s in each)
+    click.echo(f"{time.monotonic() - started_s:.0f} s, {cpu_s:.0f} s of processor time: {of_parts}")
     rows.sort(key=lambda row: str(row["name"]))
     write(rows, file)
 

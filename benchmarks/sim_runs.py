@@ -56,11 +56,13 @@ def way_of(name: str | None = None) -> PolicyVariant:
 
 
 def at_load(load: float, requests: int = REQUESTS, **changes: Any) -> World:
-    """`count` independent arrivals at a load."""
-    world = world_of("load-80")
-    traffic = world.scenario.traffic.model_copy(update={"load": load})
-    seconds = requests / mean_rate(world.updated(traffic=traffic))
-    return world.updated(traffic=traffic, seconds=seconds, warm_up_s=WARM * seconds, **changes)
+    """About so many independent arrivals at a load of the replicas, also where `changes` of the
+    scenario give other ones.
+    """
+    traffic = world_of("load-80").scenario.traffic.model_copy(update={"load": load})
+    world = world_of("load-80").updated(traffic=traffic, **changes)
+    seconds = requests / mean_rate(world)
+    return world.updated(seconds=seconds, warm_up_s=WARM * seconds)
 
 
 def quantile(values: Iterable[float], share: float) -> float:

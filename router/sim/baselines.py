@@ -11,6 +11,9 @@
     static-rules                  the config's rules, whatever the budget and the load
 
 A model that is not ready, or cannot read the text, is never chosen.
+
+`FAMILIES` has static choices with a threshold, which trades quality for time: a larger one gives
+better models and later answers.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +22,7 @@ from typing import NamedTuple
 from router.domain import Decision, Load, Model, Prediction, Reason, Request, Why
 from router.policy import decide, predict
 from router.rules import Policy
+from router.sim.routers import Chooser
 
 SHORT_TOKENS, LONG_TOKENS = 64, 512  # thresholds of `by-length`
 
@@ -43,9 +47,32 @@ def _always_large(fits: list[Fit], request: Request, budget_s: float) -> Fit:
     return fits[-1]
 
 
-def _by_length(fits: list[Fit], request: Request, budget_s: float) -> Fit:
+def _by_length(divisor: float) -> Rank:
+    """Long texts to larger models, with thresholds that are so many times shorter."""
+
+    def rank(fits: list[Fit], request: Request, budget_s: float) -> Fit:
+        return _place(fits, _length(fits, request, 1.0 / divisor))
+
+    return rank
+
+
+def _short_to_large(times: float) -> Rank:
+    """Long texts to smaller models, with thresholds that are so many times longer."""
+
+    def rank(fits: list[Fit], request: Request, budget_s: float) -> Fit:
+        return _place(fits, 2 - _length(fits, request, times))
+
+    return rank
+
+
+def _length(fits: list[Fit], request: Request, times: float) -> int:
+    """0 for a short text, 1 for a middle one, 2 for a long one."""
     longest = request.work[fits[0].name].longest
-    place = (longest > SHORT_TOKENS) + (longest > LONG_TOKENS)
+    return (longest > SHORT_TOKENS * times) + (longest > LONG_TOKENS * times)
+
+
+def _place(fits: list[Fit], place: int) -> Fit:
+    """The smallest model for 0, one in the middle for 1, the largest for 2."""
     return fits[round(place / 2 * (len(fits) - 1))]
 
 
@@ -63,8 +90,14 @@ def _least_headroom(fits: list[Fit], request: Request, budget_s: float) -> Fit:
     return max(in_time, key=lambda fit: fit.tail_s) if in_time else _soonest(fits)
 
 
-def _least_loaded(fits: list[Fit], request: Request, budget_s: float) -> Fit:
-    return min(fits, key=lambda fit: (fit.predicted.wait_s, -fit.rank))
+def _least_loaded(more_s: float) -> Rank:
+    """The largest model that waits at most `more_s` longer than the least loaded one."""
+
+    def rank(fits: list[Fit], request: Request, budget_s: float) -> Fit:
+        most_s = min(fit.predicted.wait_s for fit in fits) + more_s
+        return next(fit for fit in reversed(fits) if fit.predicted.wait_s <= most_s)
+
+    return rank
 
 
 def _slack_buckets(fits: list[Fit], request: Request, budget_s: float) -> Fit:
@@ -83,17 +116,15 @@ def _slack_buckets(fits: list[Fit], request: Request, budget_s: float) -> Fit:
 RANKS: Mapping[str, Rank] = {
     "always-small": _always_small,
     "always-large": _always_large,
-    "by-length": _by_length,
+    "by-length": _by_length(1.0),
     "largest-feasible": _largest_feasible,
     "least-headroom": _least_headroom,
     "slack-buckets": _slack_buckets,
-    "least-loaded": _least_loaded,
+    "least-loaded": _least_loaded(0.0),
 }
 
 
-def _chooser(
-    rank: Rank,
-) -> Callable[[Policy, Request, Mapping[str, Model], Mapping[str, Load], float], Decision]:
+def _chooser(rank: Rank) -> Chooser:
     def choose(
         policy: Policy,
         request: Request,
@@ -145,3 +176,13 @@ def _static_rules(
 
 
 CHOOSERS = {name: _chooser(rank) for name, rank in RANKS.items()} | {"static-rules": _static_rules}
+FAMILIES: Mapping[str, Callable[[float], Rank]] = {
+    "least-loaded": _least_loaded,
+    "by-length": _by_length,
+    "short-to-large": _short_to_large,
+}
+
+
+def chooser_of(family: str, threshold: float) -> Chooser:
+    """A static choice of `FAMILIES` with a threshold above 0."""
+    return _chooser(FAMILIES[family](threshold))

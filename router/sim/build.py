@@ -14,7 +14,7 @@ from router.sim.baselines import CHOOSERS
 from router.sim.oracle import Bound, fluid_bound
 from router.sim.outcome import Outcome
 from router.sim.replicas import EXACT, Noise
-from router.sim.routers import ALL, Corrections
+from router.sim.routers import ALL, Chooser, Corrections
 from router.sim.scaling import Bounds, ByTokensScaler
 from router.sim.scenario import Class, Scenario
 from router.sim.simulation import Fault, Simulation, SimulationInputs
@@ -84,6 +84,7 @@ class PolicyVariant:
     name: str
     args: RouterArgs | None = None  # replaces the config's, with other routing and tiers
     chooser: str | None = None  # a baseline
+    choose: Chooser | None = None  # a baseline that has no name
     informed: bool = False  # one router, no stale reports, and steps exactly as the curves predict
     corrections: Corrections | None = None
     plain: bool = False  # every request is dispatched at once, to any replica
@@ -143,13 +144,12 @@ def run(
     way: PolicyVariant,
     rate: float | None = None,
     watch: Callable[[float], None] | None = None,
+    scaling: Callable[..., Autoscaler] = Autoscaler,
 ) -> Outcome:
-    """Simulate the scenario with one way of choosing models."""
+    """Simulate the scenario with one way of choosing models, and one of scaling them."""
     rate = mean_rate(world) if rate is None else rate
-    made = Simulation(
-        setup_of(world, way), arrivals(world, rate), length_s(world, rate), _scaler(world), watch
-    )
-    return made.run()
+    scaler, seconds = _scaler(world, scaling), length_s(world, rate)
+    return Simulation(setup_of(world, way), arrivals(world, rate), seconds, scaler, watch).run()
 
 
 def length_s(world: World, rate: float) -> float:
@@ -191,6 +191,8 @@ def setup_of(world: World, way: PolicyVariant) -> SimulationInputs:
     )
     if way.chooser is not None:
         setup = replace(setup, choose=CHOOSERS[way.chooser])
+    if way.choose is not None:
+        setup = replace(setup, choose=way.choose)
     if way.informed:
         setup = replace(
             setup,
@@ -367,7 +369,7 @@ def _repeated(world: World) -> Iterator[int] | None:
     return lengths()
 
 
-def _scaler(world: World) -> ByTokensScaler | None:
+def _scaler(world: World, made: Callable[..., Autoscaler]) -> ByTokensScaler | None:
     given, fleet = world.scenario.autoscaling, world.fleet
     if given is None:
         return None
@@ -376,7 +378,7 @@ def _scaler(world: World) -> ByTokensScaler | None:
     def first(value: float | None, other: float) -> float:
         return other if value is None else value
 
-    policy = Autoscaler(
+    policy = made(
         first(given.utilisation, kept.utilisation),
         first(given.drain_s, kept.drain_s),
         max(given.start_s, kept.start_s) if fleet.scales else given.start_s,
