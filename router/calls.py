@@ -160,6 +160,7 @@ class CallInFlight(Generic[C]):
 
     chunks: list[C]
     kind: int
+    replica: str
     at: "ReplicaInFlight"
     dispatch: Dispatch
     texts: int
@@ -171,11 +172,6 @@ class CallInFlight(Generic[C]):
     interactive: bool  # whether it carries interactive chunks
     open: bool = True
     hung: str | None = None  # the message for the log, after it was given up
-
-    @property
-    def replica(self) -> str:
-        """The replica that it goes to."""
-        return self.dispatch.replica.id
 
 
 @dataclass(slots=True, eq=False)

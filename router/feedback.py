@@ -78,11 +78,16 @@ class Feedback:
             self._relax(now)
         correction = self.correction
         cold_s = None if self._cold_start_s is None else self._cold_s(now)
-        margin, bias, crowding = correction.margin, correction.bias, correction.crowding
-        load = ledger.load(self.model, now, rng, margin, cold_s, bias, sender)
-        if crowding > 1.0 and (load.ahead_tokens or load.running_rest_s > 0.0):
-            return load._replace(margin=margin * crowding, crowding=crowding)
-        return load
+        return ledger.load(
+            self.model,
+            now,
+            rng,
+            correction.margin,
+            cold_s,
+            correction.bias,
+            sender,
+            correction.crowding,
+        )
 
     @property
     def tokens_per_s(self) -> float:

@@ -306,12 +306,13 @@ class Ledger:
         cold_start_s: float | None = None,
         bias: float = 1.0,
         sender: Sender | None = None,
+        crowding: float = 1.0,
     ) -> Load:
         """The load of `model` for `decide`: the better of two sampled replicas, and the own queue.
 
         The own queue is served by all replicas, and the other routers are assumed to have similar
         queues. Only work that is sent before the next request of `sender` counts (None: all).
-        `cold_start_s` is used only while no replica is joined.
+        `cold_start_s` is used only while no replica is joined, `crowding` only with other work.
         """
         pool = self._pools[model.id]
         pool.curve, pool.bias = model.curve, bias
@@ -320,14 +321,20 @@ class Ledger:
         if waiting > calls:
             waiting = pool.waiting.before(sender, calls)
         waiting *= self.routers
-        if not replicas:
-            return Load(0, waiting, 0.0, margin, cold_start_s, bias)
-        state, ahead = self._lighter(pool.joined.members, now, rng)
-        rest_s, beside = 0.0, self._cards.beside.get(state.id)
-        if ahead:
-            ahead, rest_s = state.after_steps(ahead, model.curve, bias, now)
-        load = Load(replicas, ahead + waiting // replicas, rest_s, margin, None, bias)
-        return load if beside is None else load._replace(beside_s=self._beside_s(beside, now))
+        ahead, rest_s, beside_s = waiting, 0.0, tuple[float, ...]()
+        if replicas:
+            cold_start_s = None
+            state, ahead = self._lighter(pool.joined.members, now, rng)
+            if ahead:
+                ahead, rest_s = state.after_steps(ahead, model.curve, bias, now)
+            ahead += waiting // replicas
+            if (beside := self._cards.beside.get(state.id)) is not None:
+                beside_s = self._beside_s(beside, now)
+        if ahead or rest_s > 0.0:
+            margin *= crowding
+        else:
+            crowding = 1.0
+        return Load(replicas, ahead, rest_s, margin, cold_start_s, bias, beside_s, crowding)
 
     def outstanding_tokens(self, model: str, now: float) -> dict[str, int]:
         """The estimated tokens at each replica; for metrics, O(replicas)."""
@@ -377,10 +384,10 @@ class Ledger:
         first = int(rng.random() * count)
         second = int(rng.random() * (count - 1))
         one, other = replicas[first], replicas[second if second < first else second + 1]
-        tokens, others = (
-            one.outstanding_tokens(now, self.routers),
-            other.outstanding_tokens(now, self.routers),
-        )
+        tokens = one.outstanding_tokens(now, self.routers)
+        if not tokens:
+            return one, 0
+        others = other.outstanding_tokens(now, self.routers)
         return (one, tokens) if tokens <= others else (other, others)
 
     def _least_loaded(self, replicas: Sequence[Replica], now: float) -> Replica:

@@ -105,15 +105,13 @@ class Sending(Generic[C, R]):
             replica, aside = self._pick(kind, now)
             if replica is None:
                 break
-            gathers = kind is SMALL and replica not in ready and self._gathers(replica, now)
             chunks: list[C] = []
-            free = self._free(replica)
             if kind is LARGE:
-                chunks = queues.take_large(now, free)
-            elif not gathers:
+                chunks = queues.take_large(now, self._free(replica))
+            elif replica in ready or not self._gathers(replica, now):
                 ready.add(replica)
                 failed_at = replica if len(self._replicas.ready) > 1 else None
-                chunks = queues.take_small(now, failed_at, free)
+                chunks = queues.take_small(now, failed_at, self._free(replica))
             if aside:
                 queues.put_back(aside)
             if chunks:
@@ -251,8 +249,8 @@ class Sending(Generic[C, R]):
         expected_s = curve.step(dispatch.ahead_tokens + tokens, tokens_sq, texts)
         limit_s = max(self.limits.replica_timeout_s, HANGS_AFTER * expected_s)
         call = CallInFlight(
-            chunks, kind, at, dispatch, texts, tokens_sq, now, limit_s, now + limit_s, len(chunks),
-            interactive,
+            chunks, kind, replica, at, dispatch, texts, tokens_sq, now, limit_s, now + limit_s,
+            len(chunks), interactive,
         )  # fmt: skip
         for chunk in chunks:
             chunk.call = call

@@ -77,7 +77,7 @@ class Steps:
             self._known = alone
             served = counters.served_tokens - call.tokens
         self._before = ReplicaCounters(served, counters.busy_s - seconds)
-        self._open = call._replace(seconds=seconds)
+        self._open = Step(call.tokens, call.tokens_sq, seconds, call.texts)
 
     def _complete(self) -> list[Step]:
         """The open step, if its texts and its time are known."""
@@ -86,7 +86,8 @@ class Steps:
             return []
         served = self._last.served_tokens - self._before.served_tokens
         # it ended before its first reply
-        self._last = self._last._replace(busy_s=self._before.busy_s + step.seconds)
+        ended_s = self._before.busy_s + step.seconds
+        self._last = ReplicaCounters(self._last.served_tokens, ended_s)
         if not self._known:
             return []
         if served <= step.tokens:

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, MutableMapping
 from functools import cache
+from itertools import chain
 from types import MappingProxyType, coroutine
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
@@ -166,7 +167,7 @@ def check_headers(scope: Scope, limits: Limits) -> None:
     given = scope["headers"]
     if (
         len(given) > limits.max_headers
-        or sum([len(name) + len(value) for name, value in given]) > limits.max_header_bytes
+        or sum(map(len, chain.from_iterable(given))) > limits.max_header_bytes
     ):
         raise HeadersTooLarge(limits.max_headers, limits.max_header_bytes)
 

@@ -20,7 +20,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
@@ -58,6 +58,7 @@ UNLIMITED = 100_000  # running requests of one router: a smaller number is a con
 ONE_WRITE_BYTES = 256 * 1024  # up to here a copy is cheaper than a second system call
 TIME_LIMIT = REQUEST_TIMEOUT_HEADER.encode()
 REQUEST_ID = b"x-request-id"
+KNOWN_CLIENTS = 128  # values of x-forwarded-for, of up to some kB each
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 _INFERENCE = [route.path for route in ROUTES if route.model_serves]
@@ -92,6 +93,7 @@ class FastPath:
     ) -> None:
         """Raises AttributeError if Serve's replica or uvicorn's middleware has changed."""
         self.handler, self.replica, self._proxies = handler, replica, outer
+        self._forwarded = lru_cache(KNOWN_CLIENTS)(partial(forwarded_client, outer))
         self.outside = root_path  # the part of the path that a proxy removed
         self._mount()
         self.client(("127.0.0.1", 0), ())  # called once to see that it works
@@ -131,10 +133,10 @@ class FastPath:
         """The client reported by a proxy that uvicorn trusts; otherwise the peer."""
         if peer is None or peer[0] not in self._proxies.trusted_hosts:
             return peer
-        reported = b", ".join(value for name, value in headers if name == b"x-forwarded-for")
+        reported = b", ".join([value for name, value in headers if name == b"x-forwarded-for"])
         if not reported:
             return peer
-        return forwarded_client(self._proxies, reported.decode("latin-1")) or peer
+        return self._forwarded(reported.decode("latin-1")) or peer
 
 
 @cache
@@ -193,7 +195,7 @@ class FastPathProtocol(HttpToolsProtocol):
             or parser.get_method() != b"POST"
             or self.expect_100_continue
             or parser.should_upgrade()
-            or any(name == TIME_LIMIT for name, _ in self.headers)
+            or TIME_LIMIT in dict(self.headers)
         ):
             self.headers[:] = cleaned(self.headers)  # the scope has the same list
             super().on_headers_complete()
@@ -306,10 +308,8 @@ class HttpExchange(RequestResponseCycle):
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         if not self.keep_alive:
             lines.append("connection: close\r\n")
-        usual = b"".join(
-            [part for name, value in self.default_headers for part in (name, b": ", value, b"\r\n")]
-        )
-        head = b"".join((STATUS_LINE[status], usual, "".join(lines).encode("latin-1"), b"\r\n"))
+        usual = [b"%b: %b\r\n" % header for header in self.default_headers]
+        head = b"".join((STATUS_LINE[status], *usual, "".join(lines).encode("latin-1"), b"\r\n"))
         self.response_started = True
         if len(body) <= ONE_WRITE_BYTES:
             self.transport.write(head + body)

@@ -113,18 +113,18 @@ class Inference:
             charge.answered(answer.prompt_tokens)
         give_back(size)
         try:
+            write = partial(
+                embeddings, answer, service.catalogue, incoming.write, http_request.id, held
+            )
             if size <= (BULK_OFF_LOOP_BYTES if request.priority == "bulk" else OFF_LOOP_BYTES):
-                made = embeddings(answer, service.catalogue, incoming.write, http_request.id)
-            else:
-                async with self._large[request.priority]:
-                    made = await asyncio.to_thread(
-                        embeddings, answer, service.catalogue, incoming.write, http_request.id
-                    )
-                await service.reader.pool.turns.next()
+                return write()
+            async with self._large[request.priority]:
+                made = await asyncio.to_thread(write)
+            await service.reader.pool.turns.next()
+            return made
         except BaseException:
             held.release()
             raise
-        return HttpAnswer(made.status, made.body, made.content_type, made.headers, held)
 
     async def _rerank(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         service = self._router.service

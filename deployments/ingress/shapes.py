@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from deployments.ingress.asgi import HttpAnswer, HttpRequest
+from deployments.ingress.outgoing import Held
 from deployments.ingress.routes import TABLE
 from deployments.service.plan import Answer
 from router.answers import AdapterUse, Routing
@@ -41,17 +42,21 @@ def _kept(answer: Answer) -> float:
 
 
 def embeddings(
-    answer: Answer, catalogue: Catalogue, write: Callable[[AnswerContent], bytes], id: str
+    answer: Answer,
+    catalogue: Catalogue,
+    write: Callable[[AnswerContent], bytes],
+    id: str,
+    held: Held,
 ) -> HttpAnswer:
     """Vectors in the form of the request's API, and the headers that all forms have."""
     decision, space, recall = answer.decision, answer.space, answer.expected_recall
     over = answer.encoder.adapter
-    model, named = decision.model or space.model, str(space)
+    model, named, reason = decision.model or space.model, str(space), decision.label
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
     routing = Routing(
         model=model,
         tier=catalogue.tier_of(model),
-        reason=decision.label,
+        reason=reason,
         space=named,
         language=answer.features.language,
         tokens=answer.prompt_tokens,
@@ -66,8 +71,8 @@ def embeddings(
         expected_recall=None if recall is None else round(recall, 4),
         canary=answer.canary,
     )
-    if answer.features.languages:
-        routing["languages"] = answer.features.languages
+    if languages := answer.features.languages:
+        routing["languages"] = languages
     if unread := round(answer.unread, 4):
         routing["unread"] = unread
     if decision.reason is Reason.LATE:
@@ -83,9 +88,10 @@ def embeddings(
             "x-embedding-space": named,
             "x-embedding-encoder": answer.encoder.kind,
             **({} if recall is None else {"x-expected-recall": f"{recall:.4g}"}),
-            "x-routing-reason": decision.label,
+            "x-routing-reason": reason,
             "x-predicted-ms": f"{predicted_ms:g}",
             "x-queue-ms": f"{answer.queue_s * 1000:.2f}",
             "x-inference-ms": f"{answer.inference_s * 1000:.2f}",
         },
+        held=held,
     )

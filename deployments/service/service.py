@@ -319,7 +319,7 @@ class Service:
         work = self.gatherers[model].gather(prepared, deadline_s, bulk)
         got = await self.runner.send(plan, work, tracing, caller.stamps)
         total_s = self.runner.learn(plan, model, got)
-        if not truncated:
+        if not truncated and (plan.arm is not None or self.comparison.shadow is not None):
             self.comparison.answered(
                 AnsweredRequest(
                     request,

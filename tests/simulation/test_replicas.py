@@ -23,8 +23,9 @@ def job(ledger: Ledger, tokens: int) -> SimCall:
     dispatch = ledger.dispatched("model", "one", tokens)
     chunks: list[SimChunk] = []
     call = CallInFlight(
-        chunks, SMALL, ReplicaInFlight(), dispatch, 1, tokens * tokens, 0.0, 1.0, 1.0, 1, True
-    )
+        chunks, SMALL, "one", ReplicaInFlight(), dispatch, 1, tokens * tokens, 0.0, 1.0, 1.0, 1,
+        True,
+    )  # fmt: skip
     return SimCall(call, NoDispatcher(), 0.0)
 
 
