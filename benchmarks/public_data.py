@@ -14,6 +14,7 @@
 `tests/data/language` has a sample of each but the Chinese one: enough for load, not for figures.
 """
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,31 @@ def xquad_zh(folder: Path) -> Judged:
     )
 
 
+def banking77(folder: Path) -> Judged:
+    """Questions of bank customers; those of the training file are the documents.
+
+    A test question of one of their intents is a query, and all of that intent are relevant.
+    """
+    train, test = (_questions(folder, f"banking77-{part}.csv") for part in ("train", "test"))
+    by_intent = dict[str, set[str]]()
+    for document, intent in train:
+        by_intent.setdefault(intent, set()).add(document.id)
+    asked = [(query, by_intent[intent]) for query, intent in test if intent in by_intent]
+    return Judged(
+        [document for document, _ in train],
+        [query for query, _ in asked],
+        {query.id: found for query, found in asked},
+    )
+
+
+def _questions(folder: Path, name: str) -> list[tuple[Text, str]]:
+    """Texts of a banking77 file and their intents; a text's id is its row."""
+    require(folder, name)
+    with (folder / name).open(newline="") as file:
+        _, *rows = csv.reader(file)
+    return [(Text(str(row), text), intent) for row, (text, intent) in enumerate(rows)]
+
+
 class SearchSet(NamedTuple):
     """A search data set."""
 
@@ -109,4 +135,8 @@ class SearchSet(NamedTuple):
     read: Callable[[Path], Judged]
 
 
-SETS = {"scifact": SearchSet("en", scifact), "xquad-zh": SearchSet("zh", xquad_zh)}
+SETS = {
+    "scifact": SearchSet("en", scifact),
+    "xquad-zh": SearchSet("zh", xquad_zh),
+    "banking77": SearchSet("en", banking77),
+}

@@ -1,7 +1,8 @@
 """Measure search quality with a choice of encoders, by load.
 
-SciFact-mini and Chinese XQuAD, each with an index for every model of the config in LanceDB. The
-best model is the one with the highest nDCG@10 on an idle service. Queries arrive as a Poisson
+SciFact-mini, Chinese XQuAD and questions of bank customers (banking77), each with an index for
+every model of the config in LanceDB. The best model is the one with the highest nDCG@10 on an idle
+service; a set where the fastest is within a point of it is not counted. Queries arrive as a Poisson
 process, each with a latency budget; a late answer counts as no results (nDCG and recall 0).
 Policies alternate in turns of a few seconds, in random order, on one router without a cache. A turn
 starts with seconds without load and a few of its load that are not counted, so that the queues of

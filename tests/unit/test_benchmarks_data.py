@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.public_data import SETS
+
 ROOT = Path(__file__).resolve().parents[2]
 READERS = {
     "advise": ["--base-url", "http://127.0.0.1:1", "-o", "report"],
@@ -35,6 +37,29 @@ def test_a_benchmark_without_its_data_is_one_sentence_that_names_the_files(
     assert ended.output.startswith("Error: ")
     assert f"{tmp_path} lacks public data" in ended.output
     assert re.search(r"^  [\w-]+\.(json|jsonl|csv): ", ended.output, re.M)
+
+
+def test_a_bank_customers_question_finds_the_training_questions_of_its_intent(
+    tmp_path: Path,
+) -> None:
+    files = {
+        "train": ["lost my card,lost", '"stolen, what now?",lost', "what is the rate?,rate"],
+        "test": ["where is my card?,lost", "how do I close it?,close", "rate today?,rate"],
+    }
+    for name, rows in files.items():
+        (tmp_path / f"banking77-{name}.csv").write_text("\n".join(["text,category", *rows]))
+    documents, queries, relevant = SETS["banking77"].read(tmp_path)
+    assert [text for _, text in documents] == [
+        "lost my card",
+        "stolen, what now?",
+        "what is the rate?",
+    ]
+    assert [text for _, text in queries] == ["where is my card?", "rate today?"]
+    text_of = {document.id: document.text for document in documents}
+    assert [{text_of[id] for id in relevant[query.id]} for query in queries] == [
+        {"lost my card", "stolen, what now?"},
+        {"what is the rate?"},
+    ]
 
 
 def test_extras_are_installed_from_the_checkout() -> None:

@@ -15,14 +15,13 @@ from typing import NamedTuple
 from deployments.tools.advise.survey import (
     INPUT_TYPES,
     SIDES,
-    AdviseError,
     AdvisePlan,
     ServedModel,
     TextSide,
 )
 from deployments.tools.client import ServiceClient
 from deployments.tools.corpus import Text
-from deployments.tools.migrate import Manifest, fill, opened, read_vectors
+from deployments.tools.migrate import Manifest, check_weights, fill, opened, read_vectors
 from deployments.tools.progress import PredictedWork
 from router.arrays import Vectors
 
@@ -54,12 +53,12 @@ async def embed_all(
 ) -> None:
     """Embed the missing texts with every model, from small to large, as bulk requests.
 
-    Raises AdviseError if a model is not the one that made the existing vectors.
+    Raises MigrationError if a model is not the one that the run was begun with.
     """
     todo = estimate(plan, output)
     if not any(each.texts for each in todo):
         return
-    await _same_weights(client, plan, output)
+    await check_weights(client, {each.name: each.fingerprint for each in plan.candidates})
     # Progress is counted in predicted seconds: models differ a hundredfold per text.
     with PredictedWork(sum(each.seconds for each in todo)) as work:
         for candidate in plan.candidates:
@@ -96,23 +95,6 @@ def vectors_of(
 
 def _folder(output: Path, candidate: ServedModel, side: TextSide) -> Path:
     return output / "vectors" / candidate.name / side
-
-
-async def _same_weights(client: ServiceClient, plan: AdvisePlan, output: Path) -> None:
-    now = {row["model"]: row["fingerprint"] for row in (await client.tiers())["data"]}
-    for candidate in plan.candidates:
-        if candidate.name not in now:
-            raise AdviseError(
-                f"the service has no model {candidate.name!r} any more; start it again with that "
-                "model and go on"
-            )
-        if candidate.fingerprint not in (None, now[candidate.name]):
-            raise AdviseError(
-                f"{candidate.name} is not what it was when {output} was begun: its fingerprint "
-                f"was {candidate.fingerprint} and "
-                f"is {now[candidate.name]}. Vectors of other weights must not join these: choose "
-                "another folder, or remove it"
-            )
 
 
 def _manifest(candidate: ServedModel, texts: Sequence[str]) -> Manifest:
