@@ -244,6 +244,9 @@ class EncoderChoice:
             self._take_back()
         elif self._booking is None:
             self.running.answered(self.recalls[self._model], self.queries)
+        else:
+            self.running.keep(self._booking)
+            self._booking = None
 
     def project(self, vectors: Vectors, model: str) -> tuple[Vectors, Space]:
         """Bring (n, own size) vectors of `model` into its space; returns them and the space.
