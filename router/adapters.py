@@ -15,13 +15,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
-from zipfile import BadZipFile
 
 import numpy as np
 
 from router.arrays import Vectors
-from router.files import replacing
-from router.proof import Proof
+from router.files import UNREADABLE, replacing
+from router.proof import Proof, count, mapping, text
 from router.space import Space
 
 Method = Literal["procrustes", "ridge", "low-rank"]
@@ -113,13 +112,13 @@ def save(adapter: Adapter, path: Path) -> None:
         "texts": adapter.texts,
         "proof": adapter.proof.as_json(),
     }
-    text = json.dumps(about, sort_keys=True)
+    content = json.dumps(about, sort_keys=True)
     with replacing(path) as file:
         np.savez_compressed(
             file,
             matrix=adapter.matrix,
             offset=adapter.offset,
-            about=np.frombuffer(text.encode(), np.uint8),
+            about=np.frombuffer(content.encode(), np.uint8),
         )
 
 
@@ -133,7 +132,7 @@ def load(path: Path) -> Adapter:
             matrix, offset, about = (
                 arrays["matrix"],
                 arrays["offset"],
-                json.loads(arrays["about"].tobytes()),
+                dict(mapping(json.loads(arrays["about"].tobytes()), "about")),
             )
         if (made := about.pop("format")) == OLD_FORMAT:
             raise OldFormat(
@@ -145,11 +144,12 @@ def load(path: Path) -> Adapter:
         adapter = Adapter(
             matrix=matrix,
             offset=offset,
-            source=Space.parse(about.pop("source")),
-            target=Space.parse(about.pop("target")),
+            source=Space.parse(text(about.pop("source"), "source")),
+            target=Space.parse(text(about.pop("target"), "target")),
             proof=Proof.from_json(about.pop("proof")),
             **about,
         )
+        count(adapter.texts, "texts")
         sizes = (adapter.source.dimensions, adapter.target.dimensions)
         if (
             matrix.shape != sizes
@@ -163,7 +163,8 @@ def load(path: Path) -> Adapter:
         return adapter
     except OldFormat:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+    except UNREADABLE as error:
+        why = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(
-            f"{path} is not an adapter: {error}; make one with `embedding-router align`"
+            f"{path} is not an adapter: {why}; make one with `embedding-router align`"
         ) from error

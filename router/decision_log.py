@@ -78,7 +78,8 @@ class LogEntry(NamedTuple):
     use: Use | None = None  # the usage of its key, if it was answered
     priority: str = "interactive"  # or "bulk"
     stamps: Stamps | None = None  # if they are recorded
-    recall_assumed: bool = False  # a part of what its encoder keeps was not measured
+    # models of whose encoders' recall, in `request.recalls`, a part was not measured
+    assumed: frozenset[str] = frozenset()
 
     @property
     def began_s(self) -> float:
@@ -93,9 +94,10 @@ class LogEntry(NamedTuple):
         """The recall that the texts keep of the best search; None for the space's own model, and if
         a part of it was not measured.
         """
-        if self.encoder in (None, "native") or self.recall_assumed:
+        model = self.decision.model
+        if model is None or self.encoder in (None, "native") or model in self.assumed:
             return None
-        return self.request.recalls.get(self.decision.model or "")
+        return self.request.recalls.get(model)
 
 
 class Logged(NamedTuple):
@@ -164,6 +166,7 @@ def entry_line(entry: LogEntry, context: DecisionContext, router: str) -> bytes:
             "space": entry.space,
             "encoder": entry.encoder,
             **({} if entry.use is None else {"use": entry.use._asdict()}),
+            **({"assumed": sorted(entry.assumed)} if entry.assumed else {}),
         }
     )
 
@@ -293,6 +296,7 @@ def _entry(data: dict[str, Any], context: DecisionContext) -> LogEntry:
         space=data.get("space"),
         encoder=data.get("encoder"),
         use=Use(**data["use"]) if data.get("use") else None,
+        assumed=frozenset(data.get("assumed", ())),
     )
 
 

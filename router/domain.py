@@ -64,6 +64,8 @@ class Why(StrEnum):
     BELOW_FLOOR = "keeps less than the collection's min_recall, and its queries keep no more now"
     BELOW_EACH = "keeps less than the collection's min_recall_each in the text's language"
     OTHER_INSTRUCTION = "does not read the instruction, which the space's own model does"
+    OTHER_PROOF = "was measured with another instruction"
+    OTHER_CUT = "reads more or fewer tokens of a long text than the space's own model"
     TOO_LONG = "cannot read a text this long"
     NOT_READY = "no ready replica"
     ABOVE_TARGET = "larger than the target"

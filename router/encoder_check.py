@@ -108,7 +108,7 @@ class _Loading:
             raise Unfit(f"{config.proof} does not say what {name} keeps of {space}; measure it")
         for model in (space.model, name):
             self._check_measured(found, model, config.proof)
-        return Encoder(name, space, "same", proof=found.kept[name])
+        return Encoder(name, space, "same", proof=found.kept[name], instruction=found.instruction)
 
     def _check_probes(self, name: str, config: ModelConfig, space: Space) -> None:
         """Check that the fingerprints of both models hold the same vectors, that their replicas

@@ -44,6 +44,9 @@ class Encoder:
     assumed: float | None = None  # if the space was not measured and another counts as the best
     documents: Documents = "growing"  # of the collection: selects the figure of a proof
     adapter: Adapter | None = None
+    # of the queries that `proof` was measured with, for the same weights in another precision;
+    # None: the model's default
+    instruction: str | None = None
 
     @property
     def native(self) -> bool:
@@ -178,9 +181,12 @@ class EncoderChoice:
     permitted: frozenset[str] | None = None  # models allowed for the key; None: all
     # models that keep less than the collection's min_recall_each in the language of some text
     below_each: frozenset[str] = frozenset()
-    # models that do not read the request's instruction, which their space's own model reads
+    # models that do not read the request's instruction, which their space's own model reads, or
+    # whose proof was measured with another one
     other_instruction: frozenset[str] = frozenset()
     too_long: frozenset[str] = frozenset()  # models that the texts are too long for
+    # the same weights elsewhere that would cut a text at another place than their space's own model
+    other_cut: frozenset[str] = frozenset()
     _model: str | None = None
     _booking: Booking | None = None
 
@@ -194,7 +200,7 @@ class EncoderChoice:
     def fit(self) -> frozenset[str]:
         """Encoders that are able, read the instruction and all texts, or some of each if native."""
         blind = {name for name in self.nothing_read if not self.encoders[name].native}
-        return self.able - self.other_instruction - self.too_long - blind
+        return self.able - self.other_instruction - self.too_long - self.other_cut - blind
 
     @property
     def dropped(self) -> frozenset[str]:
@@ -222,7 +228,10 @@ class EncoderChoice:
         floor = self.running.floor if low and self.running is not None else 0.0
         whys = {name: Why.BELOW_FLOOR for name, recall in self.recalls.items() if recall < floor}
         whys |= dict.fromkeys(dropped, Why.BELOW_EACH)
-        whys |= dict.fromkeys(self.other_instruction, Why.OTHER_INSTRUCTION)
+        for name in self.other_instruction:
+            same = self.encoders[name].kind == "same"
+            whys[name] = Why.OTHER_PROOF if same else Why.OTHER_INSTRUCTION
+        whys |= dict.fromkeys(self.other_cut, Why.OTHER_CUT)
         for name in self.nothing_read:
             if readable or not self.encoders[name].native:
                 whys[name] = Why.UNREAD
@@ -244,6 +253,9 @@ class EncoderChoice:
             self._take_back()
         elif self._booking is None:
             self.running.answered(self.recalls[self._model], self.queries)
+        else:
+            self.running.keep(self._booking)
+            self._booking = None
 
     def project(self, vectors: Vectors, model: str) -> tuple[Vectors, Space]:
         """Bring (n, own size) vectors of `model` into its space; returns them and the space.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.files import replacing
-from router.proof import Proof, RetainedQuality
+from router.proof import Proof, RetainedQuality, mapping, text
 from router.space import Space
 
 FORMAT = "embedding-router measured 1"
@@ -26,6 +26,8 @@ class Measured:
     # by model (an encoder of `space`) or by MODEL/DIMENSIONS (a search in that space's own index)
     kept: Mapping[str, Proof]
     fingerprints: Mapping[str, str]  # digests of the models that were measured, by model
+    # of the queries; None: each model's own default, also for files of older versions
+    instruction: str | None = None
 
 
 def as_proof(
@@ -48,6 +50,7 @@ def save(measured: Measured, path: Path) -> None:
         "space": str(measured.space),
         "kept": {name: proof.as_json() for name, proof in measured.kept.items()},
         "fingerprints": dict(measured.fingerprints),
+        "instruction": measured.instruction,
     }
     with replacing(path) as file:
         file.write(f"{json.dumps(content, indent=1, sort_keys=True)}\n".encode())
@@ -56,14 +59,28 @@ def save(measured: Measured, path: Path) -> None:
 def load(path: Path) -> Measured:
     """Read a file that `save` wrote; raises ValueError naming the file if it is anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = mapping(json.loads(path.read_text(encoding="utf-8")), "its content")
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, this version reads {FORMAT!r}")
         return Measured(
-            Space.parse(content["space"]),
-            {str(name): Proof.from_json(proof) for name, proof in content["kept"].items()},
-            {str(name): str(digest) for name, digest in content["fingerprints"].items()},
+            Space.parse(text(content["space"], "space")),
+            {
+                name: _proof(proof, f"kept.{name}")
+                for name, proof in mapping(content["kept"], "kept").items()
+            },
+            {
+                name: text(digest, f"fingerprints.{name}")
+                for name, digest in mapping(content["fingerprints"], "fingerprints").items()
+            },
+            None if (asked := content.get("instruction")) is None else text(asked, "instruction"),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         why = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path} holds no measured recall: {why}") from error
+
+
+def _proof(data: object, key: str) -> Proof:
+    try:
+        return Proof.from_json(mapping(data, "it"))
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error

@@ -12,7 +12,7 @@ queries.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
@@ -27,6 +27,8 @@ INTERVAL = (2.5, 97.5)  # percentiles
 FOLDS = 3
 MAX_FOLDS = 40
 MAX_LEFT_OUT = 0.5  # of the documents, in any fold
+MAX_SHARE = 1000.0  # of the own model's recall, in a file
+ROUNDING = 1e-6
 
 
 class RetainedQuality(NamedTuple):
@@ -75,14 +77,77 @@ class Proof:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read the values of `as_json`; raises KeyError or TypeError for anything else."""
+        """Read the values of `as_json`; raises ValueError naming the key for anything else."""
+        data = mapping(data, "proof")
+        if missing := [key for key in cls.__slots__ if key not in data]:
+            raise ValueError(f"{missing[0]} is missing")
+        judged_by, by_language = data["judged_by"], {}
+        if judged_by not in get_args(Judged):
+            raise ValueError(f"judged_by must be one of {', '.join(get_args(Judged))}")
+        for key in ("fitted_by_language", "unseen_by_language"):
+            by_language[key] = {
+                name: _retained(kept, f"{key}.{name}")
+                for name, kept in mapping(data[key], key).items()
+            }
         return cls(
-            data["judged_by"],
-            RetainedQuality(**data["fitted"]),
-            RetainedQuality(**data["unseen"]),
-            {name: RetainedQuality(**kept) for name, kept in data["fitted_by_language"].items()},
-            {name: RetainedQuality(**kept) for name, kept in data["unseen_by_language"].items()},
+            judged_by,
+            _retained(data["fitted"], "fitted"),
+            _retained(data["unseen"], "unseen"),
+            by_language["fitted_by_language"],
+            by_language["unseen_by_language"],
         )
+
+
+def mapping(value: object, key: str) -> Mapping[str, Any]:
+    """`value` if it is a JSON object; raises ValueError naming `key` otherwise."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key} must be an object")
+    return value
+
+
+def text(value: object, key: str) -> str:
+    """`value` if it is text; raises ValueError naming `key` otherwise."""
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be text; it is {str(value)[:40]}")
+    return value
+
+
+def number(value: object, key: str, most: float) -> float:
+    """`value` if it is a number from 0 to `most`; raises ValueError naming `key` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ValueError(f"{key} must be a number from 0 to {most:g}; it is {str(value)[:40]}")
+    return float(value)
+
+
+def count(value: object, key: str, least: int = 0) -> int:
+    """`value` if it is a whole number of at least `least`; otherwise raises ValueError naming
+    `key`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"{key} must be a whole number of at least {least}; it is {str(value)[:40]}"
+        )
+    return value
+
+
+def _retained(data: object, key: str) -> RetainedQuality:
+    given = mapping(data, key)
+    for name in given.keys() ^ set(RetainedQuality._fields):
+        raise ValueError(f"{key}.{name} is {'unknown' if name in given else 'missing'}")
+    kept = RetainedQuality(
+        count(given["queries"], f"{key}.queries", 1),
+        *(
+            number(given[name], f"{key}.{name}", 1.0 if name.startswith("own_") else MAX_SHARE)
+            for name in RetainedQuality._fields[1:]
+        ),
+    )
+    for name, share, own in (
+        ("recall", kept.recall, kept.own_recall),
+        ("ndcg", kept.ndcg, kept.own_ndcg),
+    ):
+        if share * own > 1.0 + ROUNDING:
+            raise ValueError(f"{key}.{name} is {share:g} times {own:g}, which is more than 1")
+    return kept
 
 
 def _plain(by_language: Mapping[str, RetainedQuality]) -> dict[str, dict[str, float]]:

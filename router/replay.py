@@ -67,8 +67,9 @@ class Side(NamedTuple):
     degraded: int  # answered by a model with fewer points on the text than the target
     misses: int  # predicted tail exceeds the budget; includes refusals for that reason
     # mean share of the best search that answered queries keep, in collections with several
-    # encoders; None if there are none
+    # encoders, where it was measured; None if there are none
     expected_recall: float | None = None
+    assumed_recall: int = 0  # answered queries whose share was assumed, which the mean leaves out
 
 
 class LogSlice(NamedTuple):
@@ -237,7 +238,7 @@ def _points(entry: LogEntry, decision: Decision) -> float | None:
 
 def _side(entries: Sequence[LogEntry], decisions: Sequence[Decision]) -> Side:
     models, predicted, quality = Counter[str](), list[float](), list[float]()
-    degraded, misses, recalls = 0, 0, list[float]()
+    degraded, misses, recalls, assumed = 0, 0, list[float](), 0
     for entry, decision in zip(entries, decisions, strict=True):
         models[decision.model or REFUSED] += 1
         degraded += decision.degraded
@@ -245,12 +246,14 @@ def _side(entries: Sequence[LogEntry], decisions: Sequence[Decision]) -> Side:
         if decision.model is not None and decision.predicted_s is not None:
             predicted.append(decision.predicted_s)
             quality.append(_points(entry, decision) or 0.0)
-            if decision.model in entry.request.recalls:
+            if decision.model in entry.assumed:
+                assumed += 1
+            elif decision.model in entry.request.recalls:
                 recalls.append(entry.request.recalls[decision.model])
     p50_s, p95_s = _percentiles(predicted)
     mean = float(np.mean(quality)) if quality else None
     kept = float(np.mean(recalls)) if recalls else None
-    return Side(dict(models.most_common()), p50_s, p95_s, mean, degraded, misses, kept)
+    return Side(dict(models.most_common()), p50_s, p95_s, mean, degraded, misses, kept, assumed)
 
 
 def _measured(entries: Sequence[LogEntry]) -> AnsweredFigures:

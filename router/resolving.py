@@ -24,8 +24,8 @@ from router.errors import (
     SpaceConflict,
     field,
 )
-from router.model_config import INSTRUCTION
-from router.schema import EmbeddingsRequest
+from router.model_config import INSTRUCTION, Prompts
+from router.schema import EmbeddingsRequest, Side
 from router.space import Space
 from router.spaces import OR_MODEL, SPACE, Catalogue, NamedSpace
 
@@ -101,7 +101,7 @@ def encoders_of(
     if constraints.encoders:
         collection = constraints.collection
         floor = 0.0 if collection is None else collection.min_recall_each
-        reads = partial(reads_instruction, catalogue, request, collection)
+        reads = partial(reads_instruction, catalogue, request)
         return best_of_each(constraints.encoders, features, floor, reads)
     return {model: catalogue.native(model, constraints.dimensions) for model in models}
 
@@ -109,24 +109,47 @@ def encoders_of(
 def reads_instruction(
     catalogue: Catalogue,
     request: EmbeddingsRequest,
-    collection: NamedSpace | None,
     encoder: Encoder,
 ) -> bool:
     """Whether an encoder reads the instruction of a completed request as its space's own model
-    does, or was measured with it; otherwise nothing is known of what it keeps.
+    does; otherwise nothing is known of what it keeps.
 
-    `embedding-router index` measures other places of the same weights with the collection's.
+    A proof of the same weights in another precision holds for the instruction that it was measured
+    with, and for any other that neither model reads.
     """
-    if encoder.native or request.instruction is None:
-        return True
-    measured = encoder.kind == "same" and encoder.proof is not None
-    if measured and collection is not None and request.instruction == collection.instruction:
+    if encoder.native:
         return True
     native = catalogue.models[encoder.space.model].prompts
+    own = catalogue.models[encoder.model].prompts
     side = request.side or native.default
+    if encoder.kind == "same" and encoder.proof is not None:
+        return all(
+            _read(prompts, side, request.instruction) == _read(prompts, side, encoder.instruction)
+            for prompts in (native, own)
+        )
+    if request.instruction is None:
+        return True
     if request.instruction == native.instruction or INSTRUCTION not in native.of(side):
         return True
-    return INSTRUCTION in catalogue.models[encoder.model].prompts.of(side)
+    return INSTRUCTION in own.of(side)
+
+
+def cuts_as_native(
+    catalogue: Catalogue, request: EmbeddingsRequest, encoder: Encoder, longest: int
+) -> bool:
+    """Whether the same weights elsewhere read as many tokens of each text as the space's own model,
+    where texts that are too long are cut. `longest` is the tokens of the longest text.
+    """
+    if encoder.kind != "same" or request.truncate in (None, "none"):
+        return True
+    own = catalogue.models[encoder.model].max_tokens
+    native = catalogue.models[encoder.space.model].max_tokens
+    return own == native or longest <= min(own, native)
+
+
+def _read(prompts: Prompts, side: Side, instruction: str | None) -> str | None:
+    """The instruction that a model with these prompts reads; None if it reads none."""
+    return (instruction or prompts.instruction) if INSTRUCTION in prompts.of(side) else None
 
 
 def _model_and_tier(catalogue: Catalogue, request: EmbeddingsRequest) -> tuple[str | None, Tier]:

@@ -1,15 +1,23 @@
-"""The running average of what one collection's queries keep of its best search.
+"""The running account of what one collection's queries keep of its best search.
 
 A native answer in the best space counts as 1, an encoder's answer as the recall it was measured to
-keep. A query counts less as more queries follow it, so that a quiet night does not pay for a whole
-day.
+keep. The account holds `floor` on average over all queries that were decided, in flight or
+answered:
 
-    average   recall kept / queries, both fading by e^(-1/window) a query
-    admitted  recall >= floor, or average >= floor
+    balance    sum of (recall - floor) * queries over answered requests. Credit fades by
+               e^(-1/window) a query, so that a quiet night does not pay for a whole day.
+               Debt never fades.
+    promised   the same sum over requests below the floor that are not answered yet
+    admitted   recall >= floor, or balance + promised >= 0
 
-An answer below the floor is booked when it is decided, any other answer once it is given. So the
-average is never below the floor by more than one request, with any number in flight:
-floor * queries - kept <= queries of one request * (floor - recall of its encoder).
+A request below the floor is only admitted without debt, and fading never adds credit. So at any
+time, with n queries in each request that counts and with any number in flight:
+
+    sum of n * recall >= floor * sum of n - largest n * (floor - recall) of one request
+
+A request that is not answered leaves no trace. The state is a few numbers.
+
+`average` is another figure, for reports: the mean of about the last `window` answered queries.
 
 Pure: no clock, no randomness.
 """
@@ -18,35 +26,38 @@ import math
 from typing import NamedTuple
 
 WINDOW = 1000.0  # queries
-ROUNDING = 1e-9  # tolerance for sums of floats
+ROUNDING = 1e-6  # queries: tolerance for sums of floats
 
 
 class Booking(NamedTuple):
-    """A booked request below the floor; it is taken back if it is not answered."""
+    """A promised request below the floor: `keep` counts it, `take_back` removes it; call one of
+    them, once.
+    """
 
     recall: float
     queries: int
-    at: float  # queries counted so far
 
 
 class RunningRecall:
-    """The average of one collection in one router."""
+    """The account of one collection in one router."""
 
-    __slots__ = ("_counted", "floor", "kept", "queries", "window")
+    __slots__ = ("_kept", "_open", "_queries", "balance", "floor", "promised", "window")
 
     def __init__(self, floor: float, window: float = WINDOW) -> None:
         self.floor, self.window = floor, window
-        self.kept = self.queries = self._counted = 0.0
+        self.balance = self.promised = 0.0  # in queries
+        self._open = 0  # bookings
+        self._kept = self._queries = 0.0  # both fade
 
     @property
     def average(self) -> float | None:
-        """Recall kept by the last queries; None before the first one."""
-        return min(1.0, self.kept / self.queries) if self.queries else None
+        """Mean recall of the last answered queries; None before the first one."""
+        return min(1.0, self._kept / self._queries) if self._queries else None
 
     @property
     def low(self) -> bool:
         """Whether encoders that keep less than the floor must wait."""
-        return self.kept < (self.floor - ROUNDING) * self.queries
+        return self.balance + self.promised < -ROUNDING
 
     def decided(self, recall: float, queries: int) -> Booking | None:
         """Book a request below the floor that goes to an encoder; None if it is counted only when
@@ -54,21 +65,29 @@ class RunningRecall:
         """
         if recall >= self.floor:
             return None
-        self._count(recall, queries)
-        return Booking(recall, queries, self._counted)
+        self._open += 1
+        self.promised += self._beyond(recall, queries)
+        return Booking(recall, queries)
 
     def answered(self, recall: float, queries: int) -> None:
         """Count an answered request that was not booked."""
-        self._count(recall, queries)
+        fade, beyond = math.exp(-queries / self.window), self._beyond(recall, queries)
+        rest = self.balance + min(0.0, beyond)  # credit that is spent does not fade first
+        self.balance = fade * max(0.0, rest) + min(0.0, rest) + max(0.0, beyond)
+        self._kept = fade * self._kept + recall * queries
+        self._queries = fade * self._queries + queries
+
+    def keep(self, booking: Booking) -> None:
+        """Count a booked request that was answered."""
+        self.take_back(booking)
+        self.answered(booking.recall, booking.queries)
 
     def take_back(self, booking: Booking) -> None:
-        """Take back a booked request that was not answered."""
-        left = math.exp((booking.at - self._counted) / self.window) * booking.queries
-        self.kept = max(0.0, self.kept - booking.recall * left)
-        self.queries = max(0.0, self.queries - left)
+        """Remove a booked request that was not answered."""
+        self._open -= 1
+        self.promised -= self._beyond(booking.recall, booking.queries)
+        if not self._open:
+            self.promised = 0.0  # without the rounding errors of sums
 
-    def _count(self, recall: float, queries: int) -> None:
-        fade = math.exp(-queries / self.window)
-        self.kept = fade * self.kept + recall * queries
-        self.queries = fade * self.queries + queries
-        self._counted += queries
+    def _beyond(self, recall: float, queries: int) -> float:
+        return (recall - self.floor) * queries

@@ -36,6 +36,11 @@ class NamedSpace(NamedTuple):
     min_recall: float
     min_recall_each: float
 
+    @property
+    def measured(self) -> bool:
+        """Whether it was measured what each of its encoders keeps."""
+        return all(encoder.assumed is None for encoder in self.encoders)
+
     def narrowed(self, space: Space) -> "NamedSpace":
         """The collection with only one of its spaces."""
         encoders = tuple(encoder for encoder in self.encoders if encoder.space == space)

@@ -17,16 +17,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from router.arrays import Indices, Vectors
-from router.files import replacing
+from router.files import UNREADABLE, replacing
 from router.model_config import MAX_TOKENS
-from router.proof import Proof
+from router.proof import Proof, count, mapping, number, text
 from router.space import Space
 
 FORMAT = "embedding-router student 1"
@@ -140,26 +139,35 @@ def load(path: Path) -> Student:
     """Read a file that `save` wrote; raises ValueError naming the file if it is anything else."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            content = json.loads(arrays["about"].tobytes())
-            text = arrays["tokenizer"].tobytes().decode()
+            content = dict(mapping(json.loads(arrays["about"].tobytes()), "about"))
+            stored = arrays["tokenizer"].tobytes().decode()
             rows, scales, weights = arrays["rows"], arrays["scales"], arrays["weights"]
         if content.pop("format") != FORMAT:
             raise ValueError(f"this version reads {FORMAT!r}")
         digest, proof = content.pop("fingerprint"), content.pop("proof")
-        space = Space.parse(content.pop("space"))
+        space = Space.parse(text(content.pop("space"), "space"))
         about = About(
             space=space, proof=None if proof is None else Proof.from_json(proof), **content
         )
-        student = Student(about, _tokenizer(text), rows, scales, weights)
+        student = Student(about, _tokenizer(stored), rows, scales, weights)
+        for key in ("tokens", "general_texts", "own_texts"):
+            count(getattr(about, key), key)
+        for licence, texts in mapping(about.licences, "licences").items():
+            count(texts, f"licences.{licence}")
+        if about.overlap is not None:
+            number(about.overlap, "overlap", 1.0)
+        if not (np.isfinite(scales).all() and np.isfinite(weights).all()):
+            raise ValueError("its scales or weights are not finite")
         shape = (about.tokens, space.dimensions)
         if rows.shape != shape or scales.shape != shape[:1] or weights.shape != shape[:1]:
             raise ValueError(f"it must have {shape[0]} rows of {shape[1]}; it has {rows.shape}")
         if student.fingerprint != digest:
             raise ValueError("its rows are not those that it was measured with")
         return student
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+    except UNREADABLE as error:
+        why = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(
-            f"{path} is not a student: {error}; make one with `embedding-router distill`"
+            f"{path} is not a student: {why}; make one with `embedding-router distill`"
         ) from error
 
 

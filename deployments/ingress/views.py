@@ -277,9 +277,12 @@ class Views:
 
 
 def _average(service: Service, collection: str) -> float | None:
-    """The average recall of a collection's last queries, relative to its best search."""
+    """The average recall of a collection's last queries, relative to its best search; None if a
+    part of it was not measured.
+    """
     running = service.planner.running.get(collection)
-    return None if running is None else running.average
+    measured = service.catalogue.collections[collection].measured
+    return running.average if running is not None and measured else None
 
 
 def _kept(encoder: Encoder) -> dict[str, Any]:

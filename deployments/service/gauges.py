@@ -44,7 +44,7 @@ def sample(tally: ProcessMetrics, service: Service) -> None:
         {
             (name,): running.average
             for name, running in service.planner.running.items()
-            if running.average is not None
+            if running.average is not None and service.catalogue.collections[name].measured
         },
     )
     tally.replace(

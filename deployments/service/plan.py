@@ -206,5 +206,9 @@ def entry_of(
         use,
         plan.request.priority,
         stamps,
-        encoder is not None and encoder.assumed is not None,
+        frozenset(
+            name
+            for name, one in plan.choice.encoders.items()
+            if name in plan.choice.recalls and one.assumed is not None
+        ),
     )

@@ -20,7 +20,14 @@ from router.feedback import Feedback
 from router.ledger import Ledger
 from router.models import build_policy
 from router.policy import decide
-from router.resolving import Constraints, completed, encoders_of, reads_instruction, resolve
+from router.resolving import (
+    Constraints,
+    completed,
+    cuts_as_native,
+    encoders_of,
+    reads_instruction,
+    resolve,
+)
 from router.rules import Policy
 from router.running_recall import RunningRecall
 from router.schema import EmbeddingsRequest
@@ -203,7 +210,15 @@ class Planner:
         choice.other_instruction = frozenset(
             name
             for name, encoder in encoders.items()
-            if not reads_instruction(self.catalogue, request, collection, encoder)
+            if not reads_instruction(self.catalogue, request, encoder)
+        )
+        choice.other_cut = frozenset(
+            name
+            for name, encoder in encoders.items()
+            if name in prepared
+            and not cuts_as_native(
+                self.catalogue, request, encoder, max(prepared[name].counts, default=0)
+            )
         )
         if collection is None or len(encoders) == 1:
             return choice

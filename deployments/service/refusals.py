@@ -16,6 +16,7 @@ from router.errors import (
     ModelUnavailable,
     RouterError,
     TierNotAllowed,
+    field,
 )
 from router.models import long_texts_of
 from router.policy import decide, idle_tail_s
@@ -55,7 +56,7 @@ def check_permitted(
 
 
 # whatever the load is
-NEVER = (Why.UNREAD, Why.BELOW_EACH, Why.OTHER_INSTRUCTION)
+NEVER = (Why.UNREAD, Why.BELOW_EACH, Why.OTHER_INSTRUCTION, Why.OTHER_PROOF, Why.OTHER_CUT)
 
 
 def reads_nothing(place: int, *models: str) -> InvalidValue:
@@ -109,6 +110,19 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
     if all(whys[name] in NEVER for name in able):
         if unread := [name for name in able if whys[name] is Why.UNREAD]:
             return reads_nothing(plan.prepared[unread[0]].unreadable[0], *unread)
+        if copies := [name for name in able if whys[name] is Why.OTHER_CUT]:
+            return InvalidValue(
+                f"{', '.join(copies)} {Why.OTHER_CUT}; send a shorter text, send it without "
+                f"{field('truncate')}, or let the space's own model answer",
+                "input",
+            )
+        if measured := [name for name in able if whys[name] is Why.OTHER_PROOF]:
+            return InvalidValue(
+                f"{', '.join(measured)} {Why.OTHER_PROOF}, so what it keeps with this one is not "
+                "known; send the one that was measured, measure it with this one, or let another "
+                "model answer",
+                "instruction",
+            )
         if other := [name for name in able if whys[name] is Why.OTHER_INSTRUCTION]:
             return InvalidValue(
                 f"{', '.join(other)} {Why.OTHER_INSTRUCTION}, and was not measured with this one; "

@@ -1,11 +1,11 @@
 """The second decision on a request whose model can no longer answer.
 
-It follows when a model loses its last replica, or when a request's replicas or server are lost
-twice. The whole request is decided again among its permitted models, within its budget and its
-space. There is one second try. A request that no other model can serve, or has room for, keeps
-waiting for the first. One with `on_budget_miss: reject` that no model can answer in time any more
-is refused. A request that fails in an engine is not decided again: its text could harm the next
-engine too.
+It follows when a model loses its last replica, when a request's replicas or server are lost twice,
+or when a student reads nothing of one of its texts, as it was cut. The whole request is decided
+again among its permitted models, within its budget and its space. There is one second try. A
+request that no other model can serve, or has room for, keeps waiting for the first. One with
+`on_budget_miss: reject` that no model can answer in time any more is refused. A request that fails
+in an engine is not decided again: its text could harm the next engine too.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.service.plan import Plan
 from router.config import Limits
 from router.domain import Load, OnMiss, Reason
-from router.errors import ModelUnavailable
+from router.errors import InvalidValue, ModelUnavailable
 from router.policy import decide
 
 T = TypeVar("T")
@@ -82,6 +82,16 @@ class SecondTries:
             if waiting.again is None or waiting.task.uncancel() > waiting.cancelled_before:
                 raise
             raise DecidedAgain(waiting.again) from None
+        except InvalidValue:
+            # a student, in this process, reads nothing of a text: no engine was harmed by it
+            encoder = plan.choice.encoders.get(model)
+            if encoder is None or encoder.kind != "student":
+                raise
+            plan.choice.nothing_read |= {model}
+            read = self._decided(plan, dict(self._loads()), {})
+            if read is None or read.decision.model is None:
+                raise
+            raise DecidedAgain(read) from None
         except ModelUnavailable as error:
             if not error.lost:
                 raise

@@ -237,7 +237,7 @@ def _as_measured(found: Collection, compared: Compared) -> Measured:
     models = {space.rpartition("/")[0] for space in found.spaces} | compared.kept.keys()
     models &= found.fingerprints.keys()
     digests = {model: found.fingerprints[model] or "" for model in sorted(models)}
-    return Measured(compared.best, compared.kept, digests)
+    return Measured(compared.best, compared.kept, digests, found.instruction)
 
 
 def _as_plain(job: IndexOptions, compared: Compared) -> dict[str, Any]:

@@ -155,6 +155,8 @@ _ROWS = (
     ("mean quality, points", "quality"),
     ("degraded", "degraded"),
     ("predicted to miss", "misses"),
+    ("expected recall", "expected_recall"),
+    ("recall assumed", "assumed_recall"),
 )
 
 

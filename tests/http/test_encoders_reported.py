@@ -1,6 +1,7 @@
 """What metrics and replays say about the encoders of a collection of several spaces."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ async def test_what_was_not_measured_is_reported_nowhere_as_measured(tmp_path: P
         assert {one["expected_recall"] for one in decisions} == {None}
         away(router, "huge", "large", "small")
         await embed(client, **QUERY)
+        assert router.service.planner.running["docs"].average is not None
+        shown = (await client.get("/v1/tiers")).json()["collections"]["docs"]
+        assert shown["recall"] is None
+        sample(tally, router.service)
+        assert tally.values[metrics.COLLECTION_RECALL] == {}
         assert router.service.planner.running["docs"].average == pytest.approx(0.97 * 0.2)
 
 
@@ -121,3 +127,21 @@ async def test_a_replay_of_queries_decides_between_the_same_encoders(tmp_path: P
     said = json.loads(told.output)
     assert "large" in {one["from"] for one in said["moved"]}
     assert said["after"]["expected_recall"] < said["before"]["expected_recall"]
+
+
+async def test_a_replay_leaves_assumed_recall_out_of_the_mean(tmp_path: Path) -> None:
+    lesser: dict[str, Any] = {"space": None, "spaces": [SPACE, "huge/64"], "min_recall": 0.2}
+    async with served(tmp_path, huge=True, **lesser) as (client, router):
+        log = router.service.log = open_log(
+            config.DecisionLogConfig(path="log.jsonl"), str(tmp_path)
+        )
+        assert (await embed(client, **QUERY))["routing"]["model"] == "huge"
+        for _ in range(2):
+            await embed(client, **QUERY, model="tiny")
+        log.close()
+    shown = CliRunner().invoke(replay, [str(tmp_path / "log.jsonl"), "--json"])
+    assert shown.exit_code == 0, shown.output
+    before = json.loads(shown.output)["before"]
+    assert (before["assumed_recall"], before["expected_recall"]) == (2, 1.0)
+    table = CliRunner().invoke(replay, [str(tmp_path / "log.jsonl")])
+    assert re.search(r"recall assumed +2 +2\n", table.output)

@@ -140,7 +140,11 @@ def write_student(
 
 
 def write_measured(
-    args: Mapping[str, Any], folder: Path, space: str, kept: Mapping[str, float | Proof]
+    args: Mapping[str, Any],
+    folder: Path,
+    space: str,
+    kept: Mapping[str, float | Proof],
+    instruction: str | None = None,
 ) -> str:
     """Write a file of the recall that models or spaces keep of `space`; return its path."""
     models = {Space.parse(space).model} | {
@@ -156,6 +160,7 @@ def write_measured(
             model: fingerprint.load(Path(args["models"][model]["fingerprint"])).digest
             for model in models
         },
+        instruction,
     )
     file = folder / f"measured-{len(list(folder.iterdir()))}.json"
     measured.save(found, file)

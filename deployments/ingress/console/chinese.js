@@ -223,5 +223,7 @@ export const CHINESE = {
   "why.its tokenizer does not know most of the text": "其分词器不认识这段文本的大部分",
   "why.keeps less than the collection's min_recall, and its queries keep no more now": "保留的召回率低于集合的 min_recall，其查询此时也不会更高",
   "why.keeps less than the collection's min_recall_each in the text's language": "在文本的语言上保留的召回率低于集合的 min_recall_each",
-  "why.does not read the instruction, which the space's own model does": "不读取指令，而该空间自己的模型读取"
+  "why.does not read the instruction, which the space's own model does": "不读取指令，而该空间自己的模型读取",
+  "why.was measured with another instruction": "是用另一条指令测量的",
+  "why.reads more or fewer tokens of a long text than the space's own model": "对长文本读取的词元数与该空间自己的模型不同"
 };

@@ -223,5 +223,7 @@ export const ENGLISH = {
   "why.its tokenizer does not know most of the text": "its tokenizer does not know most of the text",
   "why.keeps less than the collection's min_recall, and its queries keep no more now": "keeps less than the collection's min_recall, and its queries keep no more now",
   "why.keeps less than the collection's min_recall_each in the text's language": "keeps less than the collection's min_recall_each in the text's language",
-  "why.does not read the instruction, which the space's own model does": "does not read the instruction, which the space's own model does"
+  "why.does not read the instruction, which the space's own model does": "does not read the instruction, which the space's own model does",
+  "why.was measured with another instruction": "was measured with another instruction",
+  "why.reads more or fewer tokens of a long text than the space's own model": "reads more or fewer tokens of a long text than the space's own model"
 };

@@ -106,10 +106,23 @@ def test_a_request_that_moves_to_another_model_counts_there_alone() -> None:
     one, before = choice(running=running), running.average
     one.decided("large")
     one.decided("tiny")
-    assert running.average != before
+    assert running.promised < 0.0
     one.decided("large")
+    assert running.promised == 0.0
     one.ended(False)
-    assert running.average == pytest.approx(before)
+    assert running.average == before
+
+
+def test_an_answer_below_the_floor_counts_once_it_is_given() -> None:
+    running = RunningRecall(0.95)
+    running.answered(1.0, 1)
+    one, balance = choice(running=running), running.balance
+    one.decided("tiny")
+    assert (running.balance, running.average) == (balance, 1.0)
+    one.ended(True)
+    assert running.promised == 0.0
+    assert running.balance == pytest.approx(balance - (0.95 - one.recalls["tiny"]))
+    assert running.average == pytest.approx((1.0 + one.recalls["tiny"]) / 2, abs=1e-3)
 
 
 def test_what_reads_nothing_is_out_and_a_native_model_only_where_another_reads() -> None:

@@ -40,7 +40,7 @@ def test_both_figures_of_each_language_are_kept_apart() -> None:
 def test_a_proof_that_lacks_a_figure_cannot_be_read() -> None:
     said = proof_of(0.9).as_json()
     del said["unseen"]
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="unseen is missing"):
         Proof.from_json(said)
 
 
