@@ -78,7 +78,7 @@ def main(
         with progress.bar(total=len(given.texts), unit="text") as bar:
             truncate: Cut = "start" if truncate_of(_folder(index)) == "start" else "end"
             origin = origin_of(
-                path, base_url, api_key, target, bar, proves=False, truncate=truncate
+                path, base_url, api_key, target, bar, proves=False, truncate=truncate, fresh=True
             )
             found, space, prompted = asyncio.run(_verified(origin, given, target, min_recall))
     if as_json:
@@ -105,8 +105,11 @@ async def _verified(
                 f"the index holds vectors of {size} dimensions, and {space} has "
                 f"{space.dimensions}: it is an index of another space"
             )
-        made = await origin.embed(space.model, [text.text for text in given.texts], "document")
-        verdict = await verify(given, space, fit(made, space.dimensions), min_recall)
+        rows: dict[str, int] = {}  # a text that stands twice is embedded once
+        places = [rows.setdefault(text.text, len(rows)) for text in given.texts]
+        made = await origin.embed(space.model, list(rows), "document")
+        now = fit(made, space.dimensions)[places]
+        verdict = await verify(given, space, now, min_recall)
         return verdict, space, origin.sends_prompts
 
 
