@@ -127,7 +127,12 @@ def as_plain(found: Verified, space: Space, min_recall: float) -> dict[str, Any]
         "min_recall": min_recall,
         **_lost(found.kept),
         "by_language": {name: _lost(kept) for name, kept in found.by_language.items()},
-        "bridge": None if bridged is None else _lost(bridged),
+        "bridge": None
+        if bridged is None
+        else {
+            **_lost(bridged),
+            "by_language": {n: _lost(kept) for n, kept in found.bridged_by_language.items()},
+        },
         "not_bridged": found.not_bridged,
         "verdict": found.verdict,
     }
@@ -154,6 +159,8 @@ def report(found: Verified, space: Space, prompted: bool = True) -> Iterator[str
         yield f"  {name:8} {kept.queries:6d} texts  {_percent(kept)}"
     if found.bridged is not None:
         yield f"recall@10 lost over an adapter, left out of its fit: {_percent(found.bridged)}"
+        for name, kept in found.bridged_by_language.items():
+            yield f"  {name:8} {kept.queries:6d} texts  {_percent(kept)}"
     if not prompted and found.verdict != "keep":
         yield "this server got no prompts: if the model has prompts, verify through a router"
     untried = f"; a bridge was not tried: {found.not_bridged}" if found.not_bridged else ""
