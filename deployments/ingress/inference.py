@@ -19,6 +19,7 @@ from deployments.ingress.unanswered import settled_on_failure
 from deployments.ingress.views import Views
 from deployments.service.memory import give_back
 from deployments.service.plan import Caller
+from deployments.service.prepare import fresh_scope
 from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from router import encoding
@@ -35,6 +36,7 @@ OFF_LOOP_BYTES = 1_000_000  # 5 ms as JSON; larger answers are written in a thre
 LARGE_BODY_BYTES = 32 * 1024  # a body of fewer is parsed in less than a millisecond
 BULK_OFF_LOOP_BYTES = 128 * 1024  # lower, as no user waits for these
 INFLATED_CHARACTERS = 50_000  # what inflating a body counts as among texts that are read
+CACHE_CONTROL, NO_CACHE = "cache-control", "no-cache"
 
 
 class HasModels(Protocol):
@@ -80,8 +82,7 @@ class Inference:
         answer still pays.
         """
         service, charge = self._router.service, await self._router.access.rate_limiter.open(grant)
-        shared = service.args.cache.scope == "shared"
-        scope, stamps = "" if shared else grant.name, http_request.stamps
+        scope, stamps = self._scope(grant, http_request), http_request.stamps
         with settled_on_failure(charge):
             request, incoming = await self._request(grant, http_request, client, explain)
             room = partial(self._check_room, client, incoming.bytes_each)
@@ -128,12 +129,12 @@ class Inference:
 
     async def _rerank(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         service = self._router.service
-        limits, shared = service.args.limits, service.args.cache.scope == "shared"
+        limits = service.args.limits
         client = f"key {grant.name}" if grant.name else asgi.client_of(http_request, limits)
         self._gate.enter(client, limits)
         try:
             charge = await self._router.access.rate_limiter.open(grant)
-            scope, address = "" if shared else grant.name, http_request.address
+            scope, address = self._scope(grant, http_request), http_request.address
             caller = Caller(
                 grant.models,
                 charge,
@@ -168,6 +169,12 @@ class Inference:
             return made._replace(held=held)
         finally:
             self._gate.leave(client)
+
+    def _scope(self, grant: Grant, http_request: HttpRequest) -> str:
+        """Return the scope whose cached vectors can answer a request."""
+        scope = "" if self._router.service.args.cache.scope == "shared" else grant.name
+        directives = http_request.headers.get(CACHE_CONTROL)
+        return scope if directives is None or not refuses_cache(directives) else fresh_scope(scope)
 
     def _check_room(self, client: str, bytes_each: float, texts: int, dimensions: int) -> None:
         """Refuse an answer that cannot be sent, before its vectors are made."""
@@ -234,3 +241,8 @@ class Inference:
         caller.check(read.request)
         self._known.keep(sent, caller, read)
         return read
+
+
+def refuses_cache(directives: str) -> bool:
+    """Whether the header `Cache-Control` of a request has the directive `no-cache`."""
+    return NO_CACHE in (directive.strip().lower() for directive in directives.split(","))

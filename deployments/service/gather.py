@@ -5,11 +5,12 @@ Everything is keyed by model and digest of what the model reads, so nothing cros
 and duplicates are kept: each text of the request ends in the row it had. A text is awaited only
 where that costs little. An interactive request does not wait for a bulk one, and no request waits
 for one of several batches. If the request that sent a text fails or is cancelled, the waiting ones
-send it themselves.
+send it themselves. A fresh request (`Prepared.fresh`) shares nothing with other requests: its texts
+are neither looked up nor awaited, and its vectors are not kept.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -65,12 +66,15 @@ class Gatherer:
         dispatcher, digests = self._dispatcher, prepared.digests
         if len(digests) > LARGE_TEXTS:
             await self._turns.next()
-        entries = self._cache.get_many(dispatcher.model, digests)
-        if self._shared is not None and None in entries:
+        entries: list[CachedVector | None] = [None] * len(digests)
+        if not prepared.fresh:
+            entries = self._cache.get_many(dispatcher.model, digests)
+        if self._shared is not None and None in entries and not prepared.fresh:
             await self._look_further(self._shared, digests, entries)
         if None not in entries:
             return self._known(entries)
-        own, others = self._unknown(digests, entries, bulk)
+        in_flight = {} if prepared.fresh else self.in_flight
+        own, others = _unknown(digests, entries, in_flight, bulk)
         if len(own) == len(digests):  # the hot path: all new, all different
             return await self._send(prepared, own, None, deadline_s, bulk)
 
@@ -91,7 +95,7 @@ class Gatherer:
             elif digest in found:
                 source, row = found[digest]
                 vectors[place], tokens[place] = source.vectors[row], source.tokens[row]
-        known = len(digests) - len(own)
+        known = 0 if prepared.fresh else len(digests) - len(own)
         return made._replace(vectors=vectors, tokens=tokens, known=known)
 
     def _known(self, entries: Sequence[CachedVector | None]) -> Rows:
@@ -103,23 +107,6 @@ class Gatherer:
             vectors[place] = entry.vector
             tokens.append(entry.tokens)
         return Rows(vectors, tokens, {}, 0.0, 0.0, len(entries))
-
-    def _unknown(
-        self, digests: Sequence[bytes], entries: Sequence[CachedVector | None], bulk: bool
-    ) -> tuple[dict[bytes, int], dict[bytes, InFlightText]]:
-        """The texts that this request sends, with their rows, and those that other requests have
-        sent.
-        """
-        own: dict[bytes, int] = {}
-        others: dict[bytes, InFlightText] = {}
-        for digest, entry in zip(digests, entries, strict=True):
-            if entry is None and digest not in own and digest not in others:
-                waited = self.in_flight.get(digest)
-                if waited is not None and (bulk or not waited.bulk):
-                    others[digest] = waited
-                else:
-                    own[digest] = len(own)
-        return own, others
 
     async def _look_further(
         self, shared: SharedCache, digests: Sequence[bytes], entries: list[CachedVector | None]
@@ -190,12 +177,15 @@ class Gatherer:
         dispatcher = self._dispatcher
         shared: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
         counts = prepared.counts if places is None else [prepared.counts[place] for place in places]
-        if sum(counts) <= dispatcher.batch_tokens:  # no request waits for the rest of a large one
+        # no request waits for the rest of a large one
+        if sum(counts) <= dispatcher.batch_tokens and not prepared.fresh:
             for digest, row in own.items():
                 self.in_flight[digest] = InFlightText(shared, row, bulk)
         try:
             made = await self._calls_run(prepared, places, list(own), deadline_s, bulk)
             shared.set_result(made)
+            if prepared.fresh:
+                return made
             if len(prepared.counts) > LARGE_TEXTS:
                 await self._turns.run(lambda: self._keep(list(own), made))
             else:
@@ -253,9 +243,9 @@ class Gatherer:
             self._check(answers, places, left_s)
         except BaseException as error:
             keep = partial(self._keep_answered, chunks, digests)
-            if len(digests) > LARGE_TEXTS:
+            if len(digests) > LARGE_TEXTS and not prepared.fresh:
                 self._turns.later(keep)
-            else:
+            elif not prepared.fresh:
                 keep()
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded(left_s) from None
@@ -297,6 +287,25 @@ class Gatherer:
                     sent=True,
                 )
             start += len(answer.tokens)
+
+
+def _unknown(
+    digests: Sequence[bytes],
+    entries: Sequence[CachedVector | None],
+    in_flight: Mapping[bytes, InFlightText],
+    bulk: bool,
+) -> tuple[dict[bytes, int], dict[bytes, InFlightText]]:
+    """The texts that a request sends, with their rows, and those that other requests have sent."""
+    own: dict[bytes, int] = {}
+    others: dict[bytes, InFlightText] = {}
+    for digest, entry in zip(digests, entries, strict=True):
+        if entry is None and digest not in own and digest not in others:
+            waited = in_flight.get(digest)
+            if waited is not None and (bulk or not waited.bulk):
+                others[digest] = waited
+            else:
+                own[digest] = len(own)
+    return own, others
 
 
 def _firsts(places: list[int], digests: Sequence[bytes]) -> list[int]:

@@ -24,6 +24,15 @@ from router.tokenizer import Tokenizer, load
 
 PIECE_CHARACTERS = 65_536  # tokenised at a time, where tokens are limited
 CUT_TOKENS = 128  # that a cut between two pieces can add: at most an unknown word in two
+_FRESH = "\0"  # begins no name of a key
+
+
+def fresh_scope(scope: str) -> str:
+    """Return the scope of requests that no cache may answer, for callers of `scope`.
+
+    It has at most 64 bytes, as the digests' key must.
+    """
+    return _FRESH + hashlib.blake2b(scope.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,11 @@ class Prepared:
     unread: Sequence[float] | None = None
     scope: str = ""
     prefix: bytes | None = None  # of the texts' common beginning, where an engine can use it
+
+    @property
+    def fresh(self) -> bool:
+        """Whether vectors of other requests, cached or in flight, must not answer this one."""
+        return self.scope.startswith(_FRESH)
 
     @property
     def unreadable(self) -> list[int]:

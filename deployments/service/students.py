@@ -10,7 +10,7 @@ from deployments.service.prepare import Prepared
 from deployments.service.refusals import reads_nothing
 from deployments.service.turns import LARGE_TEXTS, Turns
 from router.arrays import Vectors
-from router.cache import VectorCache
+from router.cache import CachedVector, VectorCache
 from router.student import Student
 
 AT_ONCE_TOKENS = 2000  # about 5 ms; more, or many texts, are encoded in a thread
@@ -36,7 +36,9 @@ class StudentGatherer:
         digests, counts = prepared.digests, prepared.counts
         if len(digests) > LARGE_TEXTS:
             await self._turns.next()
-        entries = self._cache.get_many(self._model, digests)
+        entries: list[CachedVector | None] = [None] * len(digests)
+        if not prepared.fresh:
+            entries = self._cache.get_many(self._model, digests)
         new = [place for place, entry in enumerate(entries) if entry is None]
         began = time.perf_counter()
         made = await self._encode(prepared, new)
@@ -53,9 +55,9 @@ class StudentGatherer:
                 [counts[place] for place in new],
             )
 
-        if len(new) > LARGE_TEXTS:
+        if len(new) > LARGE_TEXTS and not prepared.fresh:
             await self._turns.run(keep)
-        else:
+        elif not prepared.fresh:
             keep()
         if len(new) == len(digests):
             return Rows(made, list(counts), {}, 0.0, took_s)

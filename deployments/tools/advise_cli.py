@@ -215,7 +215,9 @@ def main(
             yes,
             as_json,
         )
-        asyncio.run(_advise(ServiceClient(base_url, api_key), sampled(inputs, most), job))
+        asyncio.run(
+            _advise(ServiceClient(base_url, api_key, fresh=True), sampled(inputs, most), job)
+        )
 
 
 def _read(

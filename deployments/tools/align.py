@@ -24,13 +24,14 @@ from router.adapters import Adapter, Method, fit, project
 from router.arrays import Indices, Vectors
 from router.features import extract
 from router.proof import folds, left_out, prove
-from router.retrieval import Found, nearest
+from router.retrieval import TOP, Found, nearest
 from router.schema import Side
 from router.space import Space
 from router.space import fit as cut
 
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 1000
 FEWEST_QUERIES = 10  # below this nothing is measured
+FEWEST_DOCUMENTS = 3 * TOP  # random answers then have a recall@10 of a third at most
 FEWEST_TO_HOLD_OUT = round(FEWEST_QUERIES / HELD_OUT_SHARE)
 FEWEST_OF_A_LANGUAGE = 20
 TRIED_FOR_SIDES = 4  # texts that show whether a model embeds queries and documents alike
@@ -67,7 +68,7 @@ def material(
 ) -> Material:
     """Collect the texts to fit and measure with; hold out queries if none are given.
 
-    Raises AlignError if too few queries are left.
+    Raises AlignError if there are too few documents, or too few queries are left.
     """
     if queries is None:
         if len(texts) < FEWEST_TO_HOLD_OUT:
@@ -92,8 +93,20 @@ def material(
             else "queries are there"
         )
         raise AlignError(f"only {len(queries)} {what}; measuring takes {FEWEST_QUERIES} at least")
+    check_documents([text.text for text in texts])
     asked = {query.text for query in queries}
     return Material([text for text in texts if text.text not in asked], texts, queries, judgements)
+
+
+def check_documents(texts: Collection[str]) -> None:
+    """Raise AlignError if a recall@10 over these documents would show nothing."""
+    different = len(set(texts))
+    if different < FEWEST_DOCUMENTS:
+        raise AlignError(
+            f"{different} different documents are too few to judge a search: random answers would "
+            f"reach a recall@{TOP} of {min(1.0, TOP / max(1, different)):.0%}; give at least "
+            f"{FEWEST_DOCUMENTS}"
+        )
 
 
 class Remembering:

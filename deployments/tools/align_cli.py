@@ -85,6 +85,7 @@ def main(
     check_origin(path, base_url)
     check_judgements(queries, qrels)
     with errors_shown():
+        output.parent.mkdir(parents=True, exist_ok=True)  # it can fail, so before the long part
         given = read_material(texts, queries, qrels, text_field)
         with tqdm(
             disable=None, total=2 * (len(given.fitted) + len(given.queries)), unit="text"
@@ -96,10 +97,9 @@ def main(
             )
             adapter = asyncio.run(_aligned(origin, source, target, given, method))
             bar.total = bar.n
-    output.parent.mkdir(parents=True, exist_ok=True)
-    adapters.save(adapter, output)
-    title = f"{adapter.source} -> {adapter.target}, {adapter.method}"
-    plot = proof_report.plot(output.with_suffix(".png"), adapter.proof, FLOOR, title)
+        adapters.save(adapter, output)
+        title = f"{adapter.source} -> {adapter.target}, {adapter.method}"
+        plot = proof_report.plot(output.with_suffix(".png"), adapter.proof, FLOOR, title)
     if as_json:
         body = {
             "source": str(adapter.source),

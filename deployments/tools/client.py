@@ -27,6 +27,7 @@ LONGEST_WAIT_S = 30.0
 TRANSIENT = (429, 500, 502, 503, 504)
 START_ROUTER = "start one with `embedding-router run`, or name another with --base-url"
 CHECK_ADDRESS = "is a router there?"
+FRESH = {"cache-control": "no-cache"}  # ask for vectors that no cache holds
 
 
 class BaseUrl(click.ParamType[str]):
@@ -70,6 +71,7 @@ class EmbeddingAnswer(NamedTuple):
     space: str
     adapter: str | None  # source space of the adapter, if the vectors came over one
     tokens: int  # read by the model
+    cached: int = 0  # texts that no model read for this request
 
 
 class ServiceClient:
@@ -86,13 +88,20 @@ class ServiceClient:
         api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         has_answered: bool = False,
+        fresh: bool = False,
     ) -> None:
-        """`has_answered`: the router answered before this client was made."""
+        """`has_answered`: the router answered before this client was made.
+
+        `fresh`: a model must make every vector now, because its weights are judged by them.
+        """
         self._url = base_url.rstrip("/").removesuffix("/v1")
         self._has_answered, self._is_waited_for = has_answered, False
         headers = {"content-type": "application/json"} | (
             {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         )
+        self._fresh = fresh
+        if fresh:
+            headers |= FRESH
         self._http = httpx.AsyncClient(
             base_url=self._url, headers=headers, timeout=TIMEOUT_S, transport=transport
         )
@@ -145,7 +154,7 @@ class ServiceClient:
     async def embed(self, texts: Sequence[str], **options: Any) -> EmbeddingAnswer:
         """Embed texts as bulk requests; `options` are those of the API.
 
-        Raises RequestRefused or RouterAway.
+        Raises RequestRefused, also where a fresh client is answered from a cache, or RouterAway.
         """
         body = orjson.dumps(
             {"input": list(texts), "priority": "bulk", "encoding_format": "base64", **options}
@@ -156,10 +165,21 @@ class ServiceClient:
         rows = [
             np.frombuffer(pybase64.b64decode(row["embedding"]), "<f4") for row in answer["data"]
         ]
-        adapter = answer["routing"].get("adapter")
+        adapter, cached = answer["routing"].get("adapter"), answer["routing"].get("cached", 0)
+        if self._fresh and cached:
+            raise RequestRefused(
+                f"{self._url} answered {cached} of {len(texts)} texts from its cache, which may "
+                "hold vectors of other weights, although the request had `Cache-Control: "
+                "no-cache`: update the router, start it with `cache: {max_bytes: 0}`, or give "
+                "--config instead of --base-url"
+            )
         tokens = answer["usage"]["prompt_tokens"]
         return EmbeddingAnswer(
-            np.stack(rows), answer["routing"]["space"], adapter and adapter["source"], tokens
+            np.stack(rows),
+            answer["routing"]["space"],
+            adapter and adapter["source"],
+            tokens,
+            cached,
         )
 
     async def embed_plain(self, texts: Sequence[str], model: str) -> Vectors:

@@ -3,7 +3,7 @@
 Files are streamed, so a corpus can be larger than memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import orjson
 from deployments.tools.errors import ToolError
 
 ROWS_A_READ = 4096
+EXACT_FLOAT = 2**53  # below it, a whole number that was read as a float is still the same
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 
 
@@ -30,13 +31,35 @@ def read_texts(path: Path, text_field: str = "text", id_field: str | None = None
     """Yield the texts of a file in its order.
 
     A row's id is its `id_field` if one is named, otherwise its `id` or `_id`, otherwise its number,
-    from 0. Raises CorpusError for a row without text or id.
+    from 0; see `as_id`. Raises CorpusError for a row without text or id.
     """
     for number, row in enumerate(read_rows(path, text_field)):
         id = row.get(id_field) if id_field is not None else row.get("id", row.get("_id", number))
         if id is None:
             raise CorpusError(f"{path}, row {number}: it has no {id_field or 'id'!r}")
-        yield Text(str(id), row[text_field])
+        try:
+            yield Text(as_id(id), row[text_field])
+        except ValueError as error:
+            raise CorpusError(f"{path}, row {number}: its id {id!r} {error}") from None
+
+
+def as_id(value: object) -> str:
+    """Return an id as text: a string, UTF-8 bytes, or a whole number.
+
+    Raises ValueError for anything else and for an empty id; the message continues "its id ...".
+    """
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise ValueError("is not UTF-8; write ids as text") from None
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT_FLOAT:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError("is neither text nor a whole number")
+    if not (id := str(value)).strip():
+        raise ValueError("is empty")
+    return id
 
 
 def read_rows(path: Path, text_field: str = "text") -> Iterator[dict[str, Any]]:
@@ -110,8 +133,8 @@ def _judgement(parts: list[bytes]) -> tuple[str, str, float]:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if path.suffix == ".parquet":
-        for batch in parquet_file(path).iter_batches(ROWS_A_READ):
-            yield from batch.to_pylist()
+        for batch in batches(path, parquet_file(path), batch_size=ROWS_A_READ):
+            yield from batch_rows(path, batch)
         return
     if path.suffix not in SUFFIXES:
         raise CorpusError(f"{path}: write texts as JSON lines (.jsonl) or Parquet (.parquet)")
@@ -160,3 +183,26 @@ def parquet_file(path: Path) -> Any:
         return ParquetFile(path)
     except (OSError, ArrowInvalid) as error:
         raise CorpusError(f"{path}: {error}") from None
+
+
+def batches(path: Path, opened: Any, **options: Any) -> Iterator[Any]:
+    """Yield the batches of a Parquet file. Raises CorpusError where it is damaged."""
+    found = opened.iter_batches(**options)
+    while (batch := _undamaged(path, lambda: next(found, None))) is not None:
+        yield batch
+
+
+def batch_rows(path: Path, batch: Any) -> list[dict[str, Any]]:
+    """Return the rows of a batch. Raises CorpusError where a value is damaged."""
+    rows: list[dict[str, Any]] = _undamaged(path, batch.to_pylist)
+    return rows
+
+
+def _undamaged(path: Path, read: Callable[[], Any]) -> Any:
+    from pyarrow import ArrowException
+
+    try:
+        return read()
+    except (OSError, ValueError, ArrowException) as error:
+        why = " ".join(str(error).split())
+        raise CorpusError(f"{path} is damaged: {why}; write it again") from None

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from deployments.tools.align import (
     AlignError,
     Material,
+    check_documents,
     folds_of,
     not_in,
     relevant_places,
@@ -50,6 +51,7 @@ FEWEST_OF_A_WORD = 2
 MAX_WORDS = 30_000  # beyond the word pieces
 EXAMPLES = 5  # words that a piece of a word starts from
 OVERLAP_SENTENCES = 500
+_WORD = re.compile(r"\w+")
 _SENTENCE_ENDS = re.compile(
     r"(?<=[.!?])\s+"
     r"|(?<=[a-z0-9)\]%][.!?])(?=[A-Z][a-z ])"  # lines that were joined without a space
@@ -109,8 +111,19 @@ def sentences_of(documents: Sequence[Text]) -> list[Text]:
 
 def in_collection(texts: Sequence[str], given: Material) -> set[str]:
     """Return those of `texts` that equal a document of the collection, a sentence or a query."""
-    own = sentences_of([*given.documents, *given.queries])
-    return {text.text for text in own}.intersection(texts)
+    own = {_words(text.text) for text in sentences_of([*given.documents, *given.queries])}
+    return {text for text in texts if _words(text) in own}
+
+
+def own_texts(given: Material) -> list[Text]:
+    """Return the documents and their sentences, without those that are queries, which judge."""
+    queries = {_words(query.text) for query in given.queries}
+    return [text for text in sentences_of(given.fitted) if _words(text.text) not in queries]
+
+
+def _words(text: str) -> str:
+    """Return the words of a text: texts that differ in case and punctuation alone are equal."""
+    return " ".join(_WORD.findall(text.casefold())) or text
 
 
 class Words(NamedTuple):
@@ -218,7 +231,10 @@ async def distil_own(
     """
     from deployments.tools.student_training import OWN, OWN_ALONE
 
-    own = sentences_of(given.fitted)
+    check_documents([document.text for document in given.documents])
+    own = own_texts(given)
+    if not own:
+        raise AlignError("all documents are queries too, which leaves no text to fit on")
     texts = [text.text for text in own]
     targets = await teacher.queries(texts)
     documents = await teacher.documents([document.text for document in given.documents])

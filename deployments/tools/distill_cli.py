@@ -26,6 +26,7 @@ from deployments.tools.distill import (
     in_collection,
     start_of,
 )
+from deployments.tools.migrate import locked
 from deployments.tools.options import (
     FILE,
     FOLDER,
@@ -161,7 +162,7 @@ def main(
     if (queries is not None or qrels is not None) and texts is None:
         raise click.UsageError("queries search documents: give --texts too")
     check_judgements(queries, qrels)
-    with errors_shown(FileNotFoundError, ValueError):
+    with errors_shown(ValueError), locked(output):
         given = None if texts is None else read_material(texts, queries, qrels, text_field)
         general_texts = _read_general(general, text_field) if general else None
         job = DistillTask(
@@ -177,7 +178,7 @@ def main(
         )
         with progress.bar(total=0, unit="text") as bar:
             made = asyncio.run(_distilled(job, path, base_url, api_key, fingerprint_file, bar))
-    _write(job, made, as_json)
+        _write(job, made, as_json)
 
 
 def _read_general(files: Sequence[Path], text_field: str) -> General:

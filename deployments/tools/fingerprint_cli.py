@@ -138,7 +138,7 @@ async def _embedded(args: RouterArgs, model: str, probes: list[Probe]) -> Vector
 
 
 async def _answered(base_url: str, api_key: str | None, model: str, probes: list[Probe]) -> Vectors:
-    async with ServiceClient(base_url, api_key) as client:
+    async with ServiceClient(base_url, api_key, fresh=True) as client:
         answers = [
             await client.embed([probe.text], model=model, input_type=probe.side) for probe in probes
         ]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from deployments.tools import progress
+from deployments.tools.align import AlignError, Material
 from deployments.tools.client import ServiceClient
 from deployments.tools.corpus import read_judgements, read_texts
 from deployments.tools.index import Compared, chosen, compare, own_vectors
@@ -32,7 +33,7 @@ from deployments.tools.writing import (
     write_space,
 )
 from router import measured
-from router.arrays import Vectors
+from router.arrays import Indices, Vectors
 from router.measured import Measured
 from router.proof import Proof
 from router.retrieval import TOP
@@ -139,6 +140,10 @@ async def _index(client: ServiceClient, job: IndexOptions, as_json: bool) -> Non
         _check(job, found)
         job = job._replace(corpus=job.corpus.taken())
         job.corpus.warn_of_repeated_ids()
+        several = len(found.spaces) > 1 or bool(job.encoders)
+        given = None
+        if job.queries is not None and (several or job.qrels is not None):
+            given = _chosen(job)
         written: dict[str, Parts] = {}
         summaries: list[dict[str, Any]] = []
         for space in found.spaces:
@@ -154,9 +159,8 @@ async def _index(client: ServiceClient, job: IndexOptions, as_json: bool) -> Non
             if not as_json:
                 click.echo(f"{folder}: {rows} vectors of {space} in {files} files")
         compared = None
-        several = len(written) > 1 or bool(job.encoders)
-        if job.queries is not None and (several or job.qrels is not None):
-            compared = await _measure(client, job, found, written)
+        if given is not None:
+            compared = await _measure(client, job, found, written, *given)
             if compared.kept:
                 measured.save(_as_measured(found, compared), job.output / PROOF)
     if as_json:
@@ -184,6 +188,12 @@ def _check(job: IndexOptions, found: Collection) -> None:
                 f"{', '.join(found.fingerprints)}"
             )
     models = [*(space.rpartition("/")[0] for space in found.spaces), *job.encoders]
+    for model in models:
+        if model not in found.fingerprints:
+            raise MigrationError(
+                f"your key may not use {model}, the model of a space of collection "
+                f"{found.name!r}: all spaces are written, so use a key that may use their models"
+            )
     if job.queries is None or len(models) < 2:
         return
     for model in models:
@@ -194,13 +204,28 @@ def _check(job: IndexOptions, found: Collection) -> None:
             )
 
 
-async def _measure(
-    client: ServiceClient, job: IndexOptions, found: Collection, written: dict[str, Parts]
-) -> Compared:
+def _chosen(job: IndexOptions) -> tuple[Material, Indices]:
+    """Return what is measured with, and the documents' rows in the corpus.
+
+    Raises AlignError and CorpusError, before a long corpus is embedded.
+    """
     assert job.queries is not None
     queries = list(read_texts(job.queries, job.corpus.text_field))
     judgements = None if job.qrels is None else read_judgements(job.qrels)
-    given, rows = chosen(job.corpus, queries, judgements, job.sample)
+    try:
+        return chosen(job.corpus, queries, judgements, job.sample)
+    except AlignError as error:
+        raise AlignError(f"{error}; omit --queries to measure nothing") from None
+
+
+async def _measure(
+    client: ServiceClient,
+    job: IndexOptions,
+    found: Collection,
+    written: dict[str, Parts],
+    given: Material,
+    rows: Indices,
+) -> Compared:
     more = {} if found.instruction is None else {"instruction": found.instruction}
     total = (len(found.spaces) + len(job.encoders)) * len(given.queries)
     with progress.bar(total=total, unit="query", desc="proof") as bar:
@@ -218,7 +243,7 @@ async def _measure(
         others = {model: await asked(model, found.space_of[model]) for model in job.encoders}
     models = {*(space.rpartition("/")[0] for space in found.spaces), *job.encoders}
     await check_weights(client, {model: found.fingerprints[model] for model in models})
-    best = job.best or (None if judgements is not None else _largest(found))
+    best = job.best or (None if given.judgements is not None else _largest(found))
     return compare(given, rows, written, own, best, others)
 
 

@@ -19,7 +19,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ import numpy as np
 
 from deployments.service.batches.disk import sync_folder
 from deployments.tools.client import EmbeddingAnswer, RequestRefused, ServiceClient
-from deployments.tools.corpus import CorpusError, Text
+from deployments.tools.corpus import CorpusError, Text, as_id
 from deployments.tools.errors import ToolError
 from router.arrays import Vectors
 
@@ -71,15 +71,10 @@ def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
 
     Raises MigrationError if another process has locked it, or if it holds something else.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MigrationError(f"{folder}: another process is writing there") from None
+    with locked(folder):
         file = folder / "manifest.json"
         if file.exists():
-            before = json.loads(file.read_text())
+            before = _manifest_in(file)
             if before.get("truncate", WHOLE) == WHOLE:
                 before["truncate"] = manifest.truncate
             if different := [
@@ -101,13 +96,46 @@ def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
         yield Parts(folder, manifest)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, which is created if needed, until the block ends.
+
+    Raises MigrationError if another process has locked it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MigrationError(f"{folder}: another process is writing there") from None
+        yield
+
+
+def _manifest_in(file: Path) -> dict[str, Any]:
+    """Read a manifest. Raises MigrationError if it is damaged."""
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise MigrationError(
+            f"{file} is damaged, so nothing says what the folder holds; choose another folder or "
+            "remove it"
+        )
+    return found
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a folder; an empty one if it has none that can be read."""
+    try:
+        return _manifest_in(folder / "manifest.json")
+    except (OSError, MigrationError):  # none, or not one of `index`
+        return {}
+
+
 def truncate_of(folder: Path) -> str:
     """Return where too long texts of a folder were cut; "none" if it does not say."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-    except (FileNotFoundError, ValueError):  # none, or not one of `index`
-        return WHOLE
-    return str(manifest.get("truncate", WHOLE)) if isinstance(manifest, dict) else WHOLE
+    return str(manifest_of(folder).get("truncate", WHOLE))
 
 
 class Parts:
@@ -268,9 +296,9 @@ async def _embedded(
 def vectors_at(parts: Parts, rows: Sequence[int]) -> Vectors:
     """Read the vectors of these rows of the corpus, which are in order.
 
-    Raises ValueError for a row that is in no part.
+    Raises ValueError for a row that is in no part, and MigrationError for a damaged part.
     """
-    from pyarrow import parquet
+    from pyarrow import ArrowException, parquet
 
     if rows and rows[-1] >= parts.manifest.rows:
         raise ValueError(f"{parts.folder} has {parts.manifest.rows} rows and none {rows[-1]}")
@@ -279,7 +307,14 @@ def vectors_at(parts: Parts, rows: Sequence[int]) -> Vectors:
     for part in parts.ranges():
         here = wanted[np.searchsorted(wanted, part.start) : np.searchsorted(wanted, part.stop)]
         if len(here):
-            column = parquet.read_table(parts.path(part), columns=["vector"]).column("vector")
+            try:
+                table = parquet.read_table(parts.path(part), columns=["vector"])
+            except (OSError, ArrowException) as error:
+                raise MigrationError(
+                    f"{parts.path(part)} is damaged: {error}; remove it and start the same command "
+                    "again"
+                ) from None
+            column = table.column("vector")
             flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
             found.append(flat.reshape(len(part), -1)[here - part.start])
     vectors: Vectors = np.concatenate(found).astype(np.float32)
@@ -291,7 +326,7 @@ def read_vectors(path: Path, wanted: set[str] | None = None) -> dict[str, Vector
 
     Reads only the `wanted` ids, if given. Raises CorpusError.
     """
-    from pyarrow import parquet
+    from pyarrow import ArrowException, parquet
 
     found: dict[str, Vectors] = {}
     for file in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
@@ -304,10 +339,11 @@ def read_vectors(path: Path, wanted: set[str] | None = None) -> dict[str, Vector
                     .to_numpy(zero_copy_only=False)
                     .reshape(len(rows), -1)
                 )
-                for id, vector in zip(rows.column("id").to_pylist(), vectors, strict=True):
-                    if wanted is None or str(id) in wanted:
-                        found[str(id)] = vector.astype(np.float32)
-        except (OSError, KeyError, ValueError) as error:
+                ids = [as_id(id) for id in rows.column("id").to_pylist()]
+                for id, vector in zip(ids, vectors, strict=True):
+                    if wanted is None or id in wanted:
+                        found[id] = vector.astype(np.float32)
+        except (OSError, KeyError, ValueError, ArrowException) as error:
             raise CorpusError(
                 f"{file}: {error}; it must have the columns `id` and `vector`"
             ) from None
@@ -315,10 +351,21 @@ def read_vectors(path: Path, wanted: set[str] | None = None) -> dict[str, Vector
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file that is either complete or absent, even after a power failure."""
+    """Write a file that is either complete or absent, even after a power failure.
+
+    Raises MigrationError if it cannot be written, as on a full disk.
+    """
     unfinished = path.with_name(path.name + ".unfinished")
-    write(unfinished)
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        write(unfinished)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise MigrationError(
+            f"{path} cannot be written: {error.strerror or error}; what is done is kept: make room "
+            "and start the same command again"
+        ) from None
     sync_folder(path.parent)

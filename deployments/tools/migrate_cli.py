@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
+from deployments.tools.align import FEWEST_DOCUMENTS, AlignError, check_documents
 from deployments.tools.client import ServiceClient
 from deployments.tools.corpus import Text, read_some
 from deployments.tools.migrate import MigrationError, Parts, check_weights, read_vectors
@@ -130,6 +132,7 @@ async def _migrate(client: ServiceClient, job: MigrateOptions, as_json: bool) ->
         moving, proof = await _moving(client, job.collection, job.target)
         job = job._replace(corpus=job.corpus.taken())
         job.corpus.warn_of_repeated_ids()
+        documents = _sampled(job) if queries else []
         parts = await write_space(client, job.target, proof, job.corpus, job.pace, job.output)
         rows = parts.manifest.rows
         summary: dict[str, Any] = {
@@ -146,8 +149,6 @@ async def _migrate(client: ServiceClient, job: MigrateOptions, as_json: bool) ->
                 f"{job.output}: {rows} vectors of {job.target} in {len(parts.ranges())} files"
             )
         if queries:
-            sampled = set(np.linspace(0, rows - 1, min(job.sample, rows), dtype=np.int64).tolist())
-            documents = [text for row, text in enumerate(job.corpus.texts()) if row in sampled]
             found = await _compare(client, moving, parts, queries, documents, job.old)
             await check_weights(client, {job.target.rpartition("/")[0]: proof})
             (job.output / "report.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -162,6 +163,27 @@ async def _migrate(client: ServiceClient, job: MigrateOptions, as_json: bool) ->
         "(docs/vector-spaces.md):"
     )
     click.echo(f"  collections.{job.collection}.space: {job.target}    # was {moving.space}")
+
+
+def _sampled(job: MigrateOptions) -> list[Text]:
+    """Return the documents that the report compares, which have ids of their own.
+
+    Raises AlignError if they are too few, before a long corpus is embedded.
+    """
+    assert job.corpus.rows is not None, "the corpus was taken"
+    rows, most = job.corpus.rows, min(job.sample, job.corpus.rows)
+    sampled = set(np.linspace(0, rows - 1, most, dtype=np.int64).tolist())
+    found = [text for row, text in enumerate(job.corpus.texts()) if row in sampled]
+    wanted = {text.id for text in found}
+    stand = Counter(text.id for text in job.corpus.texts() if text.id in wanted)
+    found = [text for text in found if stand[text.id] == 1]  # results are compared by id
+    try:
+        check_documents([text.text for text in found])
+    except AlignError as error:
+        raise AlignError(
+            f"{error} that share no id, or omit --queries to compare nothing"
+        ) from None
+    return found
 
 
 async def _moving(client: ServiceClient, name: str, target: str) -> tuple[Moving, str | None]:
@@ -221,10 +243,10 @@ async def _compare(
         else:
             before = read_vectors(old, set(new))
         both = [id for id in new if id in before]
-        if len(both) < TOP:
+        if len(both) < FEWEST_DOCUMENTS:
             raise MigrationError(
-                f"{old} has {len(both)} of {len(new)} sampled documents: its ids are not those "
-                "of the corpus"
+                f"{old} has {len(both)} of {len(new)} sampled documents, and the report takes "
+                f"{FEWEST_DOCUMENTS}: its ids are not those of the corpus"
             )
         old_found = nearest(
             await embedded(queries, moving.space, "query"), np.stack([before[id] for id in both])

@@ -88,9 +88,18 @@ def check_parquet() -> None:
 
 @contextmanager
 def errors_shown(*more: type[Exception]) -> Iterator[None]:
-    """End the command with the message of a ToolError, an EngineError, or one of `more`."""
+    """End the command with the message of a ToolError, EngineError or OSError, or one of `more`."""
     shown: tuple[type[Exception], ...] = (ToolError, EngineError, *more)
     try:
         yield
     except shown as error:
         raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(reason_of(error)) from None
+
+
+def reason_of(error: OSError) -> str:
+    """Return the file and the reason, as `FILE: No space left on device`."""
+    if error.strerror is None or error.filename is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}"

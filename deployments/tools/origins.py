@@ -223,14 +223,16 @@ async def origin_of(
     fingerprint_file: Path | None = None,
     proves: bool = True,
     truncate: Cut = "end",
+    fresh: bool = False,
 ) -> Origin:
     """Return the source of vectors of `target`: engines started here, or a server.
 
     `proves`: an engine must reproduce its fingerprint. `truncate` holds for engines and routers.
+    `fresh`: no vector may come from a server's cache.
     """
     if path is not None:
         return Configured(application(path)[0], bar, proves, truncate)
-    client = ServiceClient(base_url or "", api_key)
+    client = ServiceClient(base_url or "", api_key, fresh=fresh)
     return await served_by(client, target, fingerprint_file, bar, truncate)
 
 

@@ -6,22 +6,40 @@ others with its new vector, and the results of its stored vector count as releva
 that nothing changed; only the search shows what a change costs.
 
 If the search loses too much, a linear map from the new vectors to the stored ones is fitted. It is
-measured as in `align`, on texts left out of the fit.
+measured as in `align`, on texts left out of the fit, also for each language of which there are
+enough texts.
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from deployments.tools.align import AlignError, align, material, rows_by_language
-from deployments.tools.corpus import CorpusError, Text, parquet_file, read_texts
+from deployments.tools.align import (
+    FEWEST_OF_A_LANGUAGE,
+    HELD_OUT_SHARE,
+    AlignError,
+    align,
+    material,
+    rows_by_language,
+)
+from deployments.tools.corpus import (
+    CorpusError,
+    Text,
+    as_id,
+    batch_rows,
+    batches,
+    parquet_file,
+    read_texts,
+)
+from deployments.tools.migrate import digest_of, manifest_of
 from deployments.tools.origins import MIN_COSINE
 from router.adapters import METHODS
 from router.arrays import Vectors
-from router.proof import RetainedQuality, kept_of
+from router.proof import Proof, RetainedQuality, kept_of
 from router.retrieval import TOP, Found, nearest
 from router.schema import Side
 from router.space import Space
@@ -50,6 +68,7 @@ class Verified(NamedTuple):
     bridged: (
         RetainedQuality | None
     )  # the same over a map, for texts left out of its fit; None: not tried
+    bridged_by_language: dict[str, RetainedQuality]
     not_bridged: str | None  # why it was not tried
     verdict: Verdict
 
@@ -61,45 +80,106 @@ def read_sample(index: Path, texts: Path | None, text_field: str, limit: int) ->
     """
     columns = ["id", "vector", *([text_field] if texts is None else [])]
     rows = _spread(index, columns, texts is None, limit)
-    vectors = _matrix(index, rows)
+    vectors = _matrix(index, list(rows.values()))
+    ids = [_id_of(index, row) for row in rows.values()]
     if texts is None:
-        found = [Text(str(row["id"]), row[text_field]) for row in rows]
+        found = [Text(id, row[text_field]) for id, row in zip(ids, rows.values(), strict=True)]
+    elif index.is_dir() and manifest_of(index).get("corpus_digest") == digest_of(texts):
+        found = _by_row(index, texts, text_field, list(rows))
     else:
-        wanted = {str(row["id"]) for row in rows}
-        known = {text.id: text for text in read_texts(texts, text_field) if text.id in wanted}
-        places = [place for place, row in enumerate(rows) if str(row["id"]) in known]
-        if not places:
-            raise CorpusError(f"{texts} has none of the ids of {index}")
+        known = _by_id(index, texts, text_field, ids)
+        places = [place for place, id in enumerate(ids) if id in known]
         vectors = vectors[places]
-        found = [known[str(rows[place]["id"])] for place in places]
+        found = [known[ids[place]] for place in places]
     for text in found:
         if not isinstance(text.text, str) or not text.text:
             raise CorpusError(f"{index}: {text_field!r} of id {text.id!r} is no text")
     return Sample(found, vectors)
 
 
-def _spread(index: Path, columns: list[str], with_text: bool, limit: int) -> list[dict[str, Any]]:
+def _id_of(index: Path, row: dict[str, Any]) -> str:
+    try:
+        return as_id(row["id"])
+    except ValueError as error:
+        raise CorpusError(f"{index}: the id {row['id']!r} {error}") from None
+
+
+def _by_row(index: Path, texts: Path, text_field: str, rows: list[int]) -> list[Text]:
+    """Return the texts of these rows of a folder that `index` or `migrate` made of `texts`.
+
+    The rows of the folder are those of the file, so parts of a document can share its id.
+    """
+    manifest, wanted = manifest_of(index), set(rows)
+    has, makes = _count(index), manifest.get("rows")
+    if has != makes:
+        raise CorpusError(
+            f"{index} has {has} of {makes} rows; go on with the command that makes it, and verify "
+            "it then"
+        )
+    read = read_texts(texts, text_field, manifest.get("id_field"))
+    return [text for row, text in enumerate(read) if row in wanted]
+
+
+def _by_id(index: Path, texts: Path, text_field: str, ids: list[str]) -> dict[str, Text]:
+    """Return the texts by those ids that stand once in the index and in `texts`.
+
+    Raises CorpusError if there are none, or too few because parts share an id.
+    """
+    wanted = set(ids)
+    known, stand, held = dict[str, Text](), Counter[str](), Counter[str]()
+    for text in read_texts(texts, text_field):
+        if text.id in wanted:
+            known[text.id] = text
+            stand[text.id] += 1
+    if not known:
+        raise CorpusError(f"{texts} has none of the ids of {index}")
+    for file, one in _files(index):
+        for batch in batches(file, one, columns=["id"]):
+            held.update(_id_of(index, row) for row in batch_rows(file, batch))
+    once = {id: text for id, text in known.items() if stand[id] == 1 and held[id] == 1}
+    if len(once) < min(len(known), FEWEST_TEXTS):
+        raise CorpusError(
+            f"{len(known) - len(once)} ids stand in several rows of {index} or {texts}, so nothing "
+            "says which text belongs to which vector; give as --texts the very file that `index` "
+            "read, or an index with a column of the texts"
+        )
+    return once
+
+
+def _files(index: Path) -> list[tuple[Path, Any]]:
     files = sorted(index.glob("*.parquet")) if index.is_dir() else [index]
-    opened = [parquet_file(file) for file in files]
+    return [(file, parquet_file(file)) for file in files]
+
+
+def _count(index: Path) -> int:
+    return sum(one.metadata.num_rows for _, one in _files(index))
+
+
+def _spread(
+    index: Path, columns: list[str], with_text: bool, limit: int
+) -> dict[int, dict[str, Any]]:
+    """Return at most `limit` rows by their number in the index."""
+    opened = _files(index)
     if not opened:
         raise CorpusError(f"{index}: there are no Parquet files in it")
-    for file, table in zip(files, opened, strict=True):
-        has = table.schema_arrow.names
+    for file, one in opened:
+        has = one.schema_arrow.names
         if missing := [name for name in columns if name not in has]:
             hint = "" if not with_text else "; --texts FILE gives texts by their id"
             raise CorpusError(
                 f"{file} has no column {' and no column '.join(map(repr, missing))}; it has "
                 f"{', '.join(has) or 'none'}{hint}"
             )
-    if not (count := sum(item.metadata.num_rows for item in opened)):
+    if not (count := _count(index)):
         raise CorpusError(f"{index} has no rows")
     places = set(np.linspace(0, count - 1, min(count, limit), dtype=np.int64).tolist())
-    rows: list[dict[str, Any]] = []
+    rows: dict[int, dict[str, Any]] = {}
     at = 0
-    for item in opened:
-        for batch in item.iter_batches(columns=columns):
+    for file, one in opened:
+        for batch in batches(file, one, columns=columns):
             here = [place for place in range(len(batch)) if at + place in places]
-            rows += batch.take(here).to_pylist() if here else []
+            found = batch_rows(file, batch.take(here)) if here else []
+            rows.update(zip([at + place for place in here], found, strict=True))
             at += len(batch)
     return rows
 
@@ -138,10 +218,10 @@ async def verify(sample: Sample, space: Space, now: Vectors, minimum: float) -> 
     Raises AlignError if there are too few texts.
     """
     stored = sample.vectors
-    if len(stored) < FEWEST_TEXTS:
+    if (different := len({text.text for text in sample.texts})) < FEWEST_TEXTS:
         raise AlignError(
-            f"{len(stored)} texts are too few to judge; give {FEWEST_TEXTS} at least, and better "
-            "a thousand"
+            f"{different} different texts are too few to judge; give {FEWEST_TEXTS} at least, and "
+            "better a thousand"
         )
     own = _others(stored, stored)
     over = _others(now, stored)
@@ -153,16 +233,15 @@ async def verify(sample: Sample, space: Space, now: Vectors, minimum: float) -> 
     }
     cosines: Vectors = (stored * now).sum(axis=1)
     same = float(np.quantile(cosines, LOW_QUANTILE)) >= MIN_COSINE
-    # each language must be able to reach `minimum`, whatever the others do
-    finds = kept.recall_low >= minimum and all(
-        language.recall_high >= minimum for language in languages.values()
-    )
+    finds = _keeps(kept, languages, minimum)
     bridged, why = None, None
+    bridged_by_language: dict[str, RetainedQuality] = {}
     if same or finds:
         verdict: Verdict = "keep"
     else:
         try:
-            bridged = await _bridged(sample, space, now)
+            proof = await _bridged(sample, space, now)
+            bridged, bridged_by_language = proof.unseen, dict(proof.unseen_by_language)
         except AlignError as error:
             enough = math.ceil(BRIDGE_TEXTS_A_DIMENSION * space.dimensions)
             why = (
@@ -171,11 +250,33 @@ async def verify(sample: Sample, space: Space, now: Vectors, minimum: float) -> 
                 if len(stored) < enough
                 else str(error)
             )
-        verdict = "bridge" if bridged is not None and bridged.recall_low >= minimum else "migrate"
-    return Verified(len(stored), cosines, kept, languages, bridged, why, verdict)
+        crossed = bridged is not None and _keeps(bridged, bridged_by_language, minimum)
+        verdict = "bridge" if crossed else "migrate"
+    return Verified(
+        len(stored), cosines, kept, languages, bridged, bridged_by_language, why, verdict
+    )
 
 
-async def _bridged(sample: Sample, space: Space, now: Vectors) -> RetainedQuality:
+def _keeps(kept: RetainedQuality, languages: Mapping[str, RetainedQuality], minimum: float) -> bool:
+    """Whether a search keeps `minimum`, and each language can reach it, whatever the others do."""
+    return kept.recall_low >= minimum and all(
+        one.recall_high >= minimum for one in languages.values()
+    )
+
+
+def _held_out(texts: Sequence[str]) -> set[int]:
+    """Rows that judge a bridge: an even tenth, and enough of each language but the largest."""
+    most = round(len(texts) * HELD_OUT_SHARE)
+    held = set(np.linspace(0, len(texts) - 1, most, dtype=np.int64).tolist())
+    for rows in sorted(rows_by_language(texts).values(), key=len)[:-1]:
+        if (more := FEWEST_OF_A_LANGUAGE - len(held.intersection(rows))) > 0:
+            others = [row for row in rows if row not in held]
+            places = np.linspace(0, len(others) - 1, more, dtype=np.int64).tolist()
+            held.update(others[place] for place in places)
+    return held
+
+
+async def _bridged(sample: Sample, space: Space, now: Vectors) -> Proof:
     """Measure what a search over a fitted map keeps, on texts left out of the fit."""
     source = Space(f"{space.model} now", space.dimensions)
     rows = {text.text: row for row, text in enumerate(sample.texts)}
@@ -185,10 +286,11 @@ async def _bridged(sample: Sample, space: Space, now: Vectors) -> RetainedQualit
         return made[model][[rows[text] for text in texts]]
 
     digests = dict.fromkeys(made, "")
-    adapter = await align(
-        embed, source, space, digests, material(sample.texts, None, None), METHODS[0]
-    )
-    return adapter.proof.unseen
+    held = _held_out([text.text for text in sample.texts])
+    queries = [text for row, text in enumerate(sample.texts) if row in held]
+    others = [text for row, text in enumerate(sample.texts) if row not in held]
+    given = material(others, queries, None)
+    return (await align(embed, source, space, digests, given, METHODS[0])).proof
 
 
 def _others(queries: Vectors, documents: Vectors) -> Found:

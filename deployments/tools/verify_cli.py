@@ -78,7 +78,7 @@ def main(
         with progress.bar(total=len(given.texts), unit="text") as bar:
             truncate: Cut = "start" if truncate_of(_folder(index)) == "start" else "end"
             origin = origin_of(
-                path, base_url, api_key, target, bar, proves=False, truncate=truncate
+                path, base_url, api_key, target, bar, proves=False, truncate=truncate, fresh=True
             )
             found, space, prompted = asyncio.run(_verified(origin, given, target, min_recall))
     if as_json:
@@ -105,8 +105,11 @@ async def _verified(
                 f"the index holds vectors of {size} dimensions, and {space} has "
                 f"{space.dimensions}: it is an index of another space"
             )
-        made = await origin.embed(space.model, [text.text for text in given.texts], "document")
-        verdict = await verify(given, space, fit(made, space.dimensions), min_recall)
+        rows: dict[str, int] = {}  # a text that stands twice is embedded once
+        places = [rows.setdefault(text.text, len(rows)) for text in given.texts]
+        made = await origin.embed(space.model, list(rows), "document")
+        now = fit(made, space.dimensions)[places]
+        verdict = await verify(given, space, now, min_recall)
         return verdict, space, origin.sends_prompts
 
 
@@ -124,7 +127,12 @@ def as_plain(found: Verified, space: Space, min_recall: float) -> dict[str, Any]
         "min_recall": min_recall,
         **_lost(found.kept),
         "by_language": {name: _lost(kept) for name, kept in found.by_language.items()},
-        "bridge": None if bridged is None else _lost(bridged),
+        "bridge": None
+        if bridged is None
+        else {
+            **_lost(bridged),
+            "by_language": {n: _lost(kept) for n, kept in found.bridged_by_language.items()},
+        },
         "not_bridged": found.not_bridged,
         "verdict": found.verdict,
     }
@@ -151,6 +159,8 @@ def report(found: Verified, space: Space, prompted: bool = True) -> Iterator[str
         yield f"  {name:8} {kept.queries:6d} texts  {_percent(kept)}"
     if found.bridged is not None:
         yield f"recall@10 lost over an adapter, left out of its fit: {_percent(found.bridged)}"
+        for name, kept in found.bridged_by_language.items():
+            yield f"  {name:8} {kept.queries:6d} texts  {_percent(kept)}"
     if not prompted and found.verdict != "keep":
         yield "this server got no prompts: if the model has prompts, verify through a router"
     untried = f"; a bridge was not tried: {found.not_bridged}" if found.not_bridged else ""

@@ -4,6 +4,8 @@ index keeps of the other's search is what a search finds.
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from pyarrow import parquet
 from router import measured
 from router.cli import main
 from router.encoder_check import load_encoders
+from router.keys import hash_of, new_key
 from router.retrieval import nearest, overlap
 from router.strict import parse_args
 from tests.support.bridges import with_fingerprints
@@ -270,6 +273,7 @@ def test_a_model_that_is_to_make_queries_of_a_space_gets_the_proof_that_a_router
             "--encoder cpoy is no model of the router, which has small, org/large, copy",
         ),
         (["--queries", "queries.jsonl"], 1, "only 3 queries are there; measuring takes 10"),
+        (["--queries", "many.jsonl"], 1, "20 different documents are too few to judge a search"),
     ],
     ids=[
         "unknown collection",
@@ -279,6 +283,7 @@ def test_a_model_that_is_to_make_queries_of_a_space_gets_the_proof_that_a_router
         "no queries for an encoder",
         "no such encoder",
         "too few queries",
+        "too few documents",
     ],
 )
 def test_what_cannot_be_indexed_or_measured_is_said(
@@ -286,9 +291,52 @@ def test_what_cannot_be_indexed_or_measured_is_said(
 ) -> None:
     texts = corpus(tmp_path, dict(list(TEXTS.items())[:20]))
     queries(tmp_path, ["one", "two", "three"])
+    lines(tmp_path / "many.jsonl", [{"id": f"q{row}", "text": f"what {row}?"} for row in range(12)])
     change = [str(tmp_path / one) if one.endswith(".jsonl") else one for one in change]
     refused = index(*command(url, "two", texts, tmp_path / "out", *change))
     assert (refused.exit_code, said in refused.output) == (code, True), refused.output
+    assert not list(tmp_path.rglob("*.parquet")), "it is said before anything is embedded"
+
+
+def test_a_key_that_lacks_a_model_of_the_collection_is_told(tmp_path: Path) -> None:
+    key = new_key(bytes([1]) * 32)
+    keys = {"some": {"hash": hash_of(key), "models": ["small"], "collections": ["two"]}}
+    with served({**ARGS, "collections": {"two": {"spaces": SPACES}}, "keys": keys}) as (url, _):
+        asked = ["--queries", queries(tmp_path, ["what?"]), "--api-key", key]
+        refused = index(*command(url, "two", corpus(tmp_path), tmp_path / "out", *asked))
+    assert refused.exit_code == 1
+    assert "your key may not use org/large" in refused.output
+
+
+def test_a_folder_that_cannot_be_written_is_said(url: str, tmp_path: Path) -> None:
+    texts = corpus(tmp_path, dict(list(TEXTS.items())[:20]))
+    below = index(*command(url, "two", texts, tmp_path / "corpus.jsonl" / "out"))
+    assert (below.exit_code, "Not a directory" in below.output) == (1, True), below.output
+    manifest = tmp_path / "out" / "small" / "64" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    for damaged in ("", "{", "[]", "null"):
+        manifest.write_text(damaged)
+        refused = index(*command(url, "two", texts, tmp_path / "out"))
+        assert refused.exit_code == 1
+        assert f"{manifest} is damaged" in refused.output
+
+
+def test_a_full_disk_is_said_and_what_is_done_is_kept(url: str, tmp_path: Path) -> None:
+    texts = lines(
+        tmp_path / "c.jsonl", [{"id": str(row), "text": f"text {row}"} for row in range(600)]
+    )
+    limited = (  # no file can have more than 8 kB
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000));"
+        "from router.cli import main; main(sys.argv[1:])"
+    )
+    one = command(url, "one", texts, tmp_path / "out", "--part-rows", "600")
+    done = subprocess.run([sys.executable, "-c", limited, *one], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.unfinished"))
+    assert index(*one).exit_code == 0
 
 
 @pytest.mark.parametrize("measured_too", [True, False], ids=["with queries", "without"])

@@ -328,3 +328,17 @@ def test_the_report_compares_what_both_indexes_find(url: str, tmp_path: Path, gi
     assert 0.1 <= report["overlap@10"] <= 0.5
     assert f"share {report['overlap@10']:.1%} of their first 10 results" in ended.output
     assert "That says nothing about which index is better: judge some queries" in ended.output
+
+
+@pytest.mark.parametrize("rows", [5, 60], ids=["few", "of few ids"])
+def test_too_few_documents_are_not_compared_and_nothing_is_embedded(
+    url: str, tmp_path: Path, rows: int
+) -> None:
+    texts = tmp_path / "few.jsonl"
+    some = [{"id": f"d{row % 25}", "text": f"text {row}"} for row in range(rows)]
+    texts.write_text("".join(json.dumps(row) + "\n" for row in some))
+    refused = migrate(*command(url, texts, tmp_path / "out", "--queries", str(texts)))
+    assert refused.exit_code == 1
+    assert "different documents are too few to judge a search" in refused.output
+    assert "or omit --queries" in refused.output
+    assert not (tmp_path / "out").exists()

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from deployments.tools.corpus import ROWS_A_READ, CorpusError, not_json, parquet_file
+from deployments.tools.corpus import (
+    ROWS_A_READ,
+    CorpusError,
+    batch_rows,
+    batches,
+    not_json,
+    parquet_file,
+)
 from deployments.tools.errors import ToolError
 
 LONGEST_CELL = 2**30  # characters; the csv module's own limit is shorter than what some models read
@@ -34,8 +41,8 @@ def rows_of(path: Path, headless: tuple[str, ...]) -> Iterator[Row]:
             yield from _csv_rows(path, "\t" if path.suffix.lower() == ".tsv" else ",", headless)
         case ".parquet":
             number = 0
-            for batch in parquet_file(path).iter_batches(ROWS_A_READ):
-                for data in batch.to_pylist():
+            for batch in batches(path, parquet_file(path), batch_size=ROWS_A_READ):
+                for data in batch_rows(path, batch):
                     yield Row(number, data)
                     number += 1
         case _:

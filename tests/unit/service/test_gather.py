@@ -3,6 +3,7 @@ already waiting for.
 """
 
 import asyncio
+import hashlib
 import random
 from collections.abc import AsyncIterator, Sequence
 
@@ -13,7 +14,7 @@ from deployments.dispatch.chunks import Rows
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.wire import Failure
 from deployments.service.gather import Gatherer
-from deployments.service.prepare import Prepared
+from deployments.service.prepare import Prepared, fresh_scope
 from deployments.service.turns import LARGE_TEXTS, Turns
 from router.cache import CachedVector, VectorCache
 from router.domain import Curve, Model
@@ -53,11 +54,11 @@ class Bench:
         self.gatherer = Gatherer(self.dispatcher, self.cache, turns=turns)
 
     def ask(
-        self, *texts: int, deadline_s: float = 60.0, bulk: bool = False
+        self, *texts: int, deadline_s: float = 60.0, bulk: bool = False, scope: str = ""
     ) -> "asyncio.Task[Rows]":
         ids = [np.full(10, text, np.int32) for text in texts]
         digests = [str(text).encode() for text in texts]
-        prepared = Prepared(ids, None, [10] * len(texts), "document", True, digests)
+        prepared = Prepared(ids, None, [10] * len(texts), "document", True, digests, None, scope)
         return asyncio.create_task(self.gatherer.gather(prepared, deadline_s, bulk))
 
     @property
@@ -302,3 +303,23 @@ async def test_the_one_who_waits_needs_no_second_call_if_the_sender_leaves_befor
     await bench.dispatcher.close()
     await settle()
     bench.ledger.assert_empty()
+
+
+async def test_a_fresh_request_shares_nothing_with_others(bench: Bench) -> None:
+    kept = bench.ask(1, 2)
+    await bench.transport.answer_all()
+    await kept
+    own, others = bench.ask(3), bench.ask(1, 3, 3, scope=fresh_scope("a key"))
+    again = bench.ask(1, 3, scope=fresh_scope("a key"))
+    await bench.transport.answer_all()
+    assert [(await one).known for one in (own, others, again)] == [0, 0, 0]
+    assert texts(await others) == [1, 3, 3]
+    assert sorted(bench.sent) == [1, 1, 1, 2, 3, 3, 3]
+    assert (len(bench.cache), bench.gatherer.coalesced) == (3, 0)
+
+
+@pytest.mark.parametrize("scope", ["", "a", "k" * 64])
+def test_a_fresh_scope_is_a_key_of_digests_and_belongs_to_one_scope(scope: str) -> None:
+    made = fresh_scope(scope)
+    assert len(made.encode()) <= hashlib.blake2b.MAX_KEY_SIZE
+    assert made != fresh_scope(scope + "b")

@@ -139,8 +139,8 @@ def test_too_little_to_measure_with_is_refused(
 
 
 async def test_too_little_to_fit_on_is_refused() -> None:
-    with pytest.raises(AlignError, match="10 texts cannot tell 16 dimensions apart"):
-        await aligned("a", "b", material(TEXTS[:10], TEXTS[100:150], None))
+    with pytest.raises(AlignError, match="15 texts cannot tell 16 dimensions apart"):
+        await aligned("a", "b", material(TEXTS[:30], TEXTS[15:65], None))
 
 
 async def test_queries_of_each_language_are_measured_apart() -> None:
@@ -169,3 +169,15 @@ async def test_each_text_is_embedded_once_and_alike_sides_together() -> None:
         await remembered("c", texts, "query"), await remembered("c", texts, "document")
     )
     assert sum(count for _, count, _ in models.asked) == 20
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_a_recall_over_a_few_documents_is_no_proof(copies: int) -> None:
+    def some(count: int) -> list[Text]:
+        return [Text(str(row), f"text {row % count}") for row in range(count * copies)]
+
+    queries = [Text(f"q{row}", f"query {row}") for row in range(20)]
+    for count, share in ((10, "100%"), (29, "34%")):
+        with pytest.raises(AlignError, match=rf"{count} different .* recall@10 of {share}; give"):
+            material(some(count), queries, None)
+    assert len(material(some(30), queries, None).documents) == 30 * copies

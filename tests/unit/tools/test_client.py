@@ -157,3 +157,22 @@ def test_a_plain_server_must_answer_a_vector_for_each_text(rows: int) -> None:
 
     with pytest.raises(RequestRefused, match=f"answered {rows} embeddings for 2 texts"):
         asyncio.run(embedded())
+
+
+@pytest.mark.parametrize("cached", [0, 2])
+def test_a_fresh_client_refuses_vectors_of_a_cache(cached: int) -> None:
+    row = {"embedding": "AACAPwAAAAA="}
+    routing = {"space": "m/2", "cached": cached}
+    body = {"data": [row, row], "routing": routing, "usage": {"prompt_tokens": 4}}
+
+    async def embedded(fresh: bool) -> int:
+        replies = Replies(httpx.Response(200, json=body))
+        async with ServiceClient(URL, transport=replies, fresh=fresh) as asking:
+            return (await asking.embed(["a", "b"], model="m")).cached
+
+    assert asyncio.run(embedded(False)) == cached
+    if not cached:
+        assert asyncio.run(embedded(True)) == 0
+        return
+    with pytest.raises(RequestRefused, match=r"2 of 2 texts from its cache.*max_bytes: 0"):
+        asyncio.run(embedded(True))

@@ -4,7 +4,14 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from deployments.tools.corpus import CorpusError, Text, count_rows, read_judgements, read_texts
+from deployments.tools.corpus import (
+    CorpusError,
+    Text,
+    as_id,
+    count_rows,
+    read_judgements,
+    read_texts,
+)
 
 
 def write(path: Path, text: str) -> Path:
@@ -95,3 +102,48 @@ def test_a_line_that_is_no_judgement_is_named(tmp_path: Path, line: str) -> None
 def test_only_a_heading_is_skipped(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="line 1"):
         read_judgements(write(tmp_path / "qrels", "q1 0 doc 1 1\nq1 0 d2 1\n"))
+
+
+@pytest.mark.parametrize(
+    ("value", "id"),
+    [("a", "a"), (7, "7"), (-3, "-3"), (1.0, "1"), (b"caf\xc3\xa9", "café"), (2**60, str(2**60))],
+    ids=repr,
+)
+def test_an_id_is_text_or_a_whole_number(value: object, id: str) -> None:
+    assert as_id(value) == id
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (True, "is neither text nor a whole number"),
+        (1.5, "is neither text nor a whole number"),
+        (float("nan"), "is neither text nor a whole number"),
+        (1e300, "is neither text nor a whole number"),
+        ({"x": 1}, "is neither text nor a whole number"),
+        (["a"], "is neither text nor a whole number"),
+        (b"\xff", "is not UTF-8"),
+        ("", "is empty"),
+        ("  ", "is empty"),
+        (b"", "is empty"),
+    ],
+    ids=repr,
+)
+def test_any_other_id_is_refused(value: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        as_id(value)
+
+
+def test_an_id_that_is_refused_is_named_with_its_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.jsonl", '{"id": "a", "text": "x"}\n{"id": false, "text": "y"}\n')
+    with pytest.raises(CorpusError, match=r"c.jsonl, row 1: its id False is neither text"):
+        list(read_texts(path))
+
+
+def test_damaged_pages_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    parquet.write_table(pa.table({"text": [f"the text {row}" for row in range(200)]}), path)
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 60 + content[64:])
+    with pytest.raises(CorpusError, match=r"c.parquet is damaged: .*; write it again"):
+        list(read_texts(path))

@@ -1,8 +1,10 @@
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from deployments.tools.align import AlignError, Material
 from deployments.tools.corpus import Text
@@ -13,12 +15,16 @@ from deployments.tools.distill import (
     distil_general,
     distil_own,
     general_start,
+    in_collection,
+    own_texts,
     sentences_of,
     start_of,
 )
+from deployments.tools.migrate import locked
 from deployments.tools.vector_store import Embed
 from router import student
 from router.arrays import Vectors
+from router.cli import main
 from router.schema import Side
 from router.space import Space
 
@@ -211,3 +217,39 @@ def test_sentences_that_were_joined_without_a_space_are_sentences_too() -> None:
         "Neither of them was at p < 0.05.",
         "Our last sentence of an abstract.",
     ]
+
+
+def test_a_query_that_stands_in_a_document_is_not_fitted_on() -> None:
+    documents = [
+        Text("1", "How do I return an article of kind seven?  Send it back within thirty days."),
+        Text("2", "how do i return an article of kind seven"),
+        Text("3", "How do I return an article of kind seven and eight?"),
+    ]
+    queries = [Text("q", "How do I return an article of kind seven?")]
+    found = own_texts(Material(documents, documents, queries, None))
+    assert [text.text for text in found] == [
+        documents[0].text,
+        "Send it back within thirty days.",
+        documents[2].text,
+    ]
+    general = ["how do I return an article of kind seven!", "another"]
+    assert in_collection(general, Material(documents, documents, queries, None)) == {general[0]}
+
+
+async def test_a_collection_of_queries_alone_leaves_nothing_to_fit_on() -> None:
+    with pytest.raises(AlignError, match="all documents are queries too"):
+        await distil_own(teacher(), Material(QUERIES, QUERIES, QUERIES, None), None, TOKENS, None)
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["locked", "below a file"])
+def test_a_folder_that_cannot_be_had_is_said_before_anything_is_done(
+    tmp_path: Path, held: bool
+) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "one"}\n')
+    folder = tmp_path / "student" if held else texts / "student"
+    options = ["--base-url", "http://127.0.0.1:9", "--to", "m", "--texts", str(texts)]
+    with locked(folder) if held else nullcontext():
+        done = CliRunner().invoke(main, ["distill", *options, "-o", str(folder)])
+    said = "another process is writing there" if held else "Not a directory"
+    assert (done.exit_code, said in done.output) == (1, True), done.output

@@ -17,6 +17,7 @@ from pyarrow import parquet
 from deployments.replica.offline import Offline
 from deployments.tools.align import AlignError
 from deployments.tools.corpus import CorpusError, Text
+from deployments.tools.migrate import Manifest, digest_of, opened
 from deployments.tools.verify import Sample, read_sample, verify
 from deployments.tools.verify_cli import report
 from router.arrays import Vectors
@@ -100,9 +101,31 @@ async def test_a_language_that_changed_is_not_hidden_by_the_others() -> None:
     assert found.verdict != "keep"
 
 
+def two_languages(chinese: int, count: int = 1600) -> Sample:
+    given = sample(count)
+    texts = [Text(text.id, f"this is sentence number {text.id}") for text in given.texts]
+    for row in range(0, count, count // chinese):
+        texts[row] = Text(str(row), f"第{row}条中文的句子写在这里")
+    return Sample(texts, given.vectors)
+
+
+@pytest.mark.parametrize("chinese", [20, 40, 400])
+async def test_a_bridge_must_carry_each_language_that_has_enough_texts(chinese: int) -> None:
+    given = two_languages(chinese)
+    rows = [row for row, text in enumerate(given.texts) if not text.text.isascii()]
+    assert len(rows) == chinese
+    now = turned(given.vectors)
+    found = await verify(given, SPACE, now, 0.8)
+    assert (found.verdict, set(found.bridged_by_language)) == ("bridge", {"zh", "en"})
+    now[rows] = unit(np.random.default_rng(5).standard_normal((chinese, SIZE)).astype(np.float32))
+    found = await verify(given, SPACE, now, 0.8)
+    assert found.bridged_by_language["zh"].recall_high < 0.8
+    assert found.verdict == "migrate"
+
+
 async def test_too_few_texts_are_not_judged() -> None:
     given = sample(99)
-    with pytest.raises(AlignError, match="99 texts are too few to judge"):
+    with pytest.raises(AlignError, match="99 different texts are too few to judge"):
         await verify(given, SPACE, given.vectors, 0.95)
 
 
@@ -131,6 +154,13 @@ async def test_a_verdict_about_a_server_that_gets_no_prompts_says_so() -> None:
         found = await verify(given, SPACE, now, 0.95)
         text = "\n".join(report(found, SPACE, prompted=False))
         assert ("if the model has prompts, verify through a router" in text) is is_said
+
+
+async def test_a_text_that_stands_often_is_one_text() -> None:
+    given = sample(120)
+    given = Sample([Text(str(row), f"text {row % 60}") for row in range(120)], given.vectors)
+    with pytest.raises(AlignError, match="60 different texts are too few to judge"):
+        await verify(given, SPACE, given.vectors, 0.95)
 
 
 def write(path: Path, **columns: Any) -> Path:
@@ -192,6 +222,63 @@ def test_a_bad_index_gets_a_sentence_of_its_own(
 ) -> None:
     with pytest.raises(CorpusError, match=said.replace("(", r"\(")):
         read_sample(write(tmp_path / "index.parquet", **columns), None, "text", 100)
+
+
+def of_index(folder: Path, texts: Path, ids: list[str], vectors: Vectors) -> Path:
+    """A folder as `index` writes it."""
+    part_rows = 50
+    made = Manifest("m/16", None, digest_of(texts), "text", None, len(ids), part_rows)
+    with opened(folder, made) as parts:
+        for rows in parts.ranges():
+            parts.write(rows, ids[rows.start : rows.stop], vectors[rows.start : rows.stop])
+    return folder
+
+
+def test_parts_of_a_document_share_its_id_in_a_folder_of_index(tmp_path: Path) -> None:
+    given = sample(120)
+    ids = [f"doc{row // 3}" for row in range(120)]
+    corpus = tmp_path / "c.jsonl"
+    rows = [{"id": id, "text": text.text} for id, text in zip(ids, given.texts, strict=True)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = of_index(tmp_path / "m", corpus, ids, given.vectors)
+    for most in (120, 100, 7):
+        found = read_sample(folder, corpus, "text", most)
+        assert len(found.texts) == most
+        for text, vector in zip(found.texts, found.vectors, strict=True):
+            row = int(text.text.removeprefix("text "))
+            np.testing.assert_allclose(vector, given.vectors[row], atol=1e-6)
+            assert text.id == ids[row]
+    part = max(folder.glob("part-*"))
+    part.rename(tmp_path / "away")
+    with pytest.raises(CorpusError, match=r"has 100 of 120 rows; go on with the command"):
+        read_sample(folder, corpus, "text", 120)
+    (tmp_path / "away").rename(part)
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in [*rows[1:], rows[0]]))
+    with pytest.raises(CorpusError, match=r"40 ids stand in several rows .* the very file"):
+        read_sample(folder, corpus, "text", 120)
+
+
+def test_rows_whose_id_stands_once_are_judged_among_others(tmp_path: Path) -> None:
+    given = sample(130)
+    ids = [*("same" for _ in range(10)), *(f"d{row}" for row in range(120))]
+    vectors = given.vectors.tolist()
+    path = write(tmp_path / "own.parquet", id=ids, vector=vectors)
+    texts = [text.text for text in given.texts]
+    read = read_sample(path, write(tmp_path / "t.parquet", id=ids, text=texts), "text", 1000)
+    assert [text.id for text in read.texts] == ids[10:]
+
+
+@pytest.mark.parametrize("damaged", ["id", "vector"])
+def test_damaged_pages_of_an_index_get_a_sentence(tmp_path: Path, damaged: str) -> None:
+    rows = [f"a-rather-long-identifier-{row}" for row in range(100)]
+    path = write(tmp_path / "i.parquet", id=rows, text=rows, vector=[[1.0] * SIZE] * 100)
+    column = parquet.ParquetFile(path).metadata.row_group(0).column(0 if damaged == "id" else 2)
+    start = column.dictionary_page_offset or column.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 60] = b"\xff" * 60
+    path.write_bytes(bytes(content))
+    with pytest.raises(CorpusError, match=r"i.parquet is damaged: .*; write it again"):
+        read_sample(path, None, "text", 100)
 
 
 def test_an_index_without_rows_says_so(tmp_path: Path) -> None:
