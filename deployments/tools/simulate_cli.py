@@ -1,6 +1,7 @@
 """`embedding-router simulate`: simulate load, machines or rules on a virtual clock."""
 
 import gc
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,19 @@ class ModelReplicas(click.ParamType[tuple[str, int]]):
         return model, int(count)
 
 
+class FiniteRange(click.FloatRange):
+    """A number within bounds, neither infinite nor no number."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Check the bounds, and that the number is finite."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
 @click.command()
 @click.argument("scenario", type=FILE, metavar="SCENARIO.yaml")
 @click.option(
@@ -49,7 +63,7 @@ class ModelReplicas(click.ParamType[tuple[str, int]]):
 )
 @click.option(
     "--scale",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Multiply the request rate by this factor.",
 )
 @click.option(
@@ -61,7 +75,7 @@ class ModelReplicas(click.ParamType[tuple[str, int]]):
 )
 @click.option(
     "--gpu-hour",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     help="Price of one device for an hour, in any currency, instead of the scenario's.",
 )
 @click.option("--no-plan", is_flag=True, help="Do not look for the cheapest replicas.")

@@ -10,6 +10,7 @@ from router.config import Autoscaling, RouterArgs
 from router.decision_log import Logged
 from router.domain import Curve, Model, Request, Work
 from router.models import build_policy
+from router.sim.backlog import Backlog
 from router.sim.baselines import CHOOSERS
 from router.sim.oracle import Bound, fluid_bound
 from router.sim.outcome import Outcome
@@ -76,6 +77,10 @@ class World:
         """Return a copy with changed fields of the scenario."""
         return replace(self, scenario=self.scenario.model_copy(update=changes))
 
+    def under(self, way: "PolicyVariant") -> "World":
+        """Return a copy whose requests get the tiers and the default budget of a policy."""
+        return self if way.args is None else replace(self, args=way.args)
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyVariant:
@@ -93,13 +98,15 @@ class PolicyVariant:
 
 def shapes_of(world: World, tokens: Iterable[int] | None = None) -> Shapes:
     """Create the generator of request shapes for the declared classes."""
-    kinds = [_kind(name, one) for name, one in world.scenario.traffic.classes.items()]
+    default_ms = world.args.routing.default_budget_ms
+    classes = world.scenario.traffic.classes
+    kinds = [_kind(name, one, default_ms) for name, one in classes.items()]
     return Shapes(kinds, world.models, world.args.models, tokens)
 
 
 def mean_rate(world: World) -> float:
-    """Requests per second; the highest where rates are given by hour. `load` is a share of the rate
-    that keeps the declared replicas fully busy.
+    """Requests per second without bursts; the highest in the scenario's time where rates are given
+    by hour. `load` is a share of the rate that keeps the declared replicas fully busy.
 
     Raises ConfigError if they are none.
     """
@@ -116,27 +123,34 @@ def mean_rate(world: World) -> float:
             )
         return traffic.load * full * traffic.scale
     if isinstance(traffic.requests_per_s, Mapping):
-        return max(traffic.requests_per_s.values()) * traffic.scale
+        return Rate(_points(world, 0.0)).highest(world.scenario.seconds)
     return (traffic.requests_per_s or 0.0) * traffic.scale
 
 
 def arrivals(world: World, rate: float) -> Iterator[Arrival]:
     """Every request of the scenario, in order."""
-    scenario, traffic = world.scenario, world.scenario.traffic
+    scenario = world.scenario
     rng = Random(f"arrivals {scenario.seed}")
     if world.log:
         return logged(world)
     if world.trace:
         times = [at_s for at_s, _ in world.trace]
         return replayed(times, rate, scenario.seconds, shapes_of(world, _repeated(world)), rng)
-    points = [(0.0, rate)]
-    if isinstance(traffic.requests_per_s, Mapping):
-        points = [
-            (3600.0 * hour, each * traffic.scale)
-            for hour, each in sorted(traffic.requests_per_s.items())
-        ]
-    bursts = [(burst.at_s, burst.seconds, burst.times) for burst in traffic.bursts]
-    return poisson(Rate(points, bursts), scenario.seconds, shapes_of(world), rng)
+    return poisson(rate_of(world, rate), scenario.seconds, shapes_of(world), rng)
+
+
+def rate_of(world: World, rate: float) -> Rate:
+    """The rate over time of declared traffic; `rate` unless it is given by hour."""
+    bursts = [(one.at_s, one.seconds, one.times) for one in world.scenario.traffic.bursts]
+    return Rate(_points(world, rate), bursts)
+
+
+def _points(world: World, rate: float) -> list[tuple[float, float]]:
+    traffic = world.scenario.traffic
+    if not isinstance(traffic.requests_per_s, Mapping):
+        return [(0.0, rate)]
+    hours = sorted(traffic.requests_per_s.items())
+    return [(3600.0 * hour, each * traffic.scale) for hour, each in hours]
 
 
 def run(
@@ -145,11 +159,16 @@ def run(
     rate: float | None = None,
     watch: Callable[[float], None] | None = None,
     scaling: Callable[..., Autoscaler] = Autoscaler,
+    backlog: Backlog | None = None,
 ) -> Outcome:
-    """Simulate the scenario with one way of choosing models, and one of scaling them."""
+    """Simulate the scenario with one way of choosing models, and one of scaling them; `backlog`
+    counts too.
+    """
     rate = mean_rate(world) if rate is None else rate
-    scaler, seconds = _scaler(world, scaling), length_s(world, rate)
-    return Simulation(setup_of(world, way), arrivals(world, rate), seconds, scaler, watch).run()
+    arriving, scaler = arrivals(world.under(way), rate), _scaler(world, scaling)
+    simulation = Simulation(setup_of(world, way), arriving, length_s(world, rate), scaler, watch)
+    simulation.outcome.backlog = backlog
+    return simulation.run()
 
 
 def length_s(world: World, rate: float) -> float:
@@ -303,9 +322,10 @@ def _shape(one: Logged, world: World) -> Shape:
         else tuple[Piece, ...]()
         for name, work in own.items()
     }
+    key = entry.use.key if entry.use is not None else ""
     return Shape(
         "log",
-        (entry.use.key if entry.use is not None else "") or "log",
+        key or "log",
         request.features,
         own,
         pieces,
@@ -320,6 +340,7 @@ def _shape(one: Logged, world: World) -> Shape:
         request.permitted,
         request.unread,
         world.models,
+        args.keys[key].weight if key in args.keys else 1.0,
     )
 
 
@@ -333,12 +354,13 @@ def _lengths(work: Work) -> list[int]:
     return [longest, *(max(1, each + (place < more)) for place in range(others))]
 
 
-def _kind(name: str, one: Class) -> Kind:
+def _kind(name: str, one: Class, default_ms: float | None) -> Kind:
     budgets: Mapping[float | None, float]
     if isinstance(one.budget_ms, Mapping):
         budgets = {each / 1000.0: share for each, share in one.budget_ms.items()}
     else:
-        budgets = {None if one.budget_ms is None else one.budget_ms / 1000.0: 1.0}
+        own_ms = default_ms if one.budget_ms is None else one.budget_ms
+        budgets = {None if own_ms is None else own_ms / 1000.0: 1.0}
     return Kind(
         name,
         one.share,

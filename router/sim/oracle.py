@@ -155,7 +155,7 @@ def _of(
         work[place] = device_seconds(shape, model)
         alone_s = _alone_s(shape, model, work[place] / max(1.0, many))
         can[place] = shape.budget_s is None or alone_s <= shape.budget_s
-        points[place] = shape.points[name] if can[place] else 0.0
+        points[place] = (shape.points[name] or 0.0) if can[place] else 0.0
     size = round(np.log(max(work.max(), 1e-9)) / np.log(GRAIN))
     return (size, shape.budget_s, points.tobytes(), can.tobytes()), work, points, can
 

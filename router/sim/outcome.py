@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from router.domain import Decision
+from router.sim.backlog import Backlog
 from router.sim.traffic import Shape
 
 GRAIN = 1.01  # a latency bucket is 1 % wide
@@ -54,12 +55,20 @@ class OutcomeCounts:
     late: int = 0  # answered after their budget
     refused: int = 0  # answered with an error
     degraded: int = 0
+    unjudged: int = 0  # answered by a model whose quality is unknown; means leave them out
     quality: float = 0.0  # sum of points of answered requests
     effective: float = 0.0  # sum of points of requests on time
     tokens: int = 0  # of requests on time, by the tokenizer of the model that answered
 
     def add(
-        self, count: int, points: float, tokens: int, answered: bool, on_time: bool, degraded: bool
+        self,
+        count: int,
+        points: float,
+        tokens: int,
+        answered: bool,
+        on_time: bool,
+        degraded: bool,
+        unjudged: int = 0,
     ) -> None:
         """Count requests with the same outcome; `points` and `tokens` are sums over them."""
         self.offered += count
@@ -67,6 +76,7 @@ class OutcomeCounts:
             self.refused += count
             return
         self.quality += points
+        self.unjudged += unjudged
         self.degraded += count * degraded
         if on_time:
             self.on_time += count
@@ -75,9 +85,21 @@ class OutcomeCounts:
         else:
             self.late += count
 
+    @property
+    def mean_quality(self) -> float | None:
+        """Mean points of the answers whose points are known; None if there are none."""
+        known = self.on_time + self.late - self.unjudged
+        return self.quality / known if known else None
+
+    @property
+    def mean_effective(self) -> float:
+        """Mean points of the offered requests, where late and refused ones have none; answers of
+        unknown quality are left out.
+        """
+        return _share(self.effective, self.offered - self.unjudged)
+
     def as_dict(self) -> dict[str, Any]:
         """Return counts, shares and means for JSON."""
-        answered = self.on_time + self.late
         return {
             "offered": self.offered,
             "on_time": self.on_time,
@@ -85,8 +107,8 @@ class OutcomeCounts:
             "refused": self.refused,
             "attainment": _share(self.on_time, self.offered),
             "degraded": _share(self.degraded, self.offered),
-            "quality": None if not answered else self.quality / answered,
-            "effective_quality": _share(self.effective, self.offered),
+            "quality": self.mean_quality,
+            "effective_quality": self.mean_effective,
         }
 
 
@@ -130,6 +152,7 @@ class Outcome:
         self.last_late_s = 0.0  # arrival of the last request that was not on time
         self.warm = OutcomeCounts()
         self.end_s = 0.0
+        self.backlog: Backlog | None = None  # counts too, if it is set before the run
 
     def answered(self, shape: Shape, decision: Decision, arrived_s: float, actual_s: float) -> None:
         """Count a request that was answered after `actual_s`."""
@@ -144,11 +167,17 @@ class Outcome:
                decision.rule)  # fmt: skip
         sums = self._ends.get(end)
         if sums is None:
-            sums = self._ends[end] = [0, 0.0, 0]
+            sums = self._ends[end] = [0, 0.0, 0, 0]
         sums[0] += 1
         tokens = shape.work[model].tokens
-        sums[1] += shape.points[model]
+        points = shape.points[model]
+        if points is None:
+            sums[3] += 1
+        else:
+            sums[1] += points
         sums[2] += tokens
+        if self.backlog is not None:
+            self.backlog.add(shape.kind, arrived_s, arrived_s + actual_s)
         if self.from_s <= arrived_s + actual_s <= self.seconds:
             self.served[shape.tenant] += tokens
         if counted:
@@ -160,7 +189,7 @@ class Outcome:
         """Count a request that got an error, which is a miss."""
         counted = arrived_s >= self.from_s
         end = (shape.group, int(arrived_s / self.every_s), counted, None, False, False, code, None)
-        self._ends.setdefault(end, [0, 0.0, 0])[0] += 1
+        self._ends.setdefault(end, [0, 0.0, 0, 0])[0] += 1
         if counted and arrived_s > self.last_late_s:
             self.last_late_s = arrived_s
 
@@ -172,7 +201,7 @@ class Outcome:
 
     def settle(self) -> None:
         """Add up the counts; call it once, when all requests have ended."""
-        for end, (count, points, tokens) in self._ends.items():
+        for end, (count, points, tokens, unjudged) in self._ends.items():
             (kind, tenant, language), place, counted, model, *_, reason, rule = end
             moment = self.moments.setdefault(place, Moment())
             tallies = [moment.tally]
@@ -186,7 +215,10 @@ class Outcome:
                 tallies.append(self.warm)
             on_time, degraded = end[4:6]
             for tally in tallies:
-                tally.add(int(count), points, int(tokens), model is not None, on_time, degraded)
+                tally.add(
+                    int(count), points, int(tokens), model is not None, on_time, degraded,
+                    int(unjudged),
+                )  # fmt: skip
             if model is not None:
                 moment.models[model] += int(count)
             if counted and model is not None:
@@ -206,7 +238,7 @@ class Outcome:
     @property
     def effective_quality(self) -> float:
         """Mean points over the offered requests; late and refused ones have none."""
-        return _share(self.total.effective, self.total.offered)
+        return self.total.mean_effective
 
     def as_dict(self) -> dict[str, Any]:
         """Return the results for JSON."""

@@ -3,7 +3,7 @@
 import bisect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from random import Random
 from typing import NamedTuple, TypeAlias
 
@@ -69,8 +69,8 @@ class Shape:
         self.pieces, self.budget_s, self.bulk, self.input_type = pieces, budget_s, bulk, input_type
         self.on_miss, self.target, self.pinned, self.strict = on_miss, target, pinned, strict
         self.candidates, self.permitted, self.unread = candidates, permitted, unread or {}
-        self.points = {
-            name: model.quality_of(features, work[name]) or 0.0
+        self.points = {  # None: the config gives no figure
+            name: model.quality_of(features, work[name])
             for name, model in (models or {}).items()
             if name in work
         }
@@ -260,23 +260,38 @@ class Rate:
         self._times = [at_s for at_s, _ in points]
         self._rates = [rate for _, rate in points]
         self._bursts = tuple(bursts)
-        most = max((factor for *_, factor in bursts), default=1.0)
-        self.highest = max(self._rates) * max(1.0, most)
+
+    def highest(self, seconds: float) -> float:
+        """The least upper bound of the rate in the first `seconds`."""
+        marks = {*self._times, *(start_s for start_s, *_ in self._bursts)}
+        marks |= {start_s + length_s for start_s, length_s, _ in self._bursts}
+        cuts = [0.0, *sorted(mark for mark in marks if 0.0 < mark < seconds), seconds]
+        return max(
+            max(self._base(start_s), self._base(stop_s)) * self._factor(start_s)
+            for start_s, stop_s in pairwise(cuts)
+        )
 
     def at(self, at_s: float) -> float:
         """The rate at one moment."""
+        return self._base(at_s) * self._factor(at_s)
+
+    def _base(self, at_s: float) -> float:
+        """The rate without bursts."""
         times, rates = self._times, self._rates
         place = bisect.bisect_right(times, at_s)
         if place == 0 or place == len(times):
-            rate = rates[max(0, place - 1)]
-        else:
-            before, after = times[place - 1], times[place]
-            part = (at_s - before) / (after - before)
-            rate = rates[place - 1] + part * (rates[place] - rates[place - 1])
+            return rates[max(0, place - 1)]
+        before, after = times[place - 1], times[place]
+        part = (at_s - before) / (after - before)
+        return rates[place - 1] + part * (rates[place] - rates[place - 1])
+
+    def _factor(self, at_s: float) -> float:
+        """The product of the bursts at one moment."""
+        product = 1.0
         for start_s, seconds, factor in self._bursts:
             if start_s <= at_s < start_s + seconds:
-                rate *= factor
-        return rate
+                product *= factor
+        return product
 
     @property
     def changes(self) -> bool:
@@ -286,7 +301,7 @@ class Rate:
 
 def poisson(rate: Rate, seconds: float, shapes: Shapes, rng: Random) -> Iterator[Arrival]:
     """Generate Poisson arrivals; if the rate changes, by thinning."""
-    at_s, highest, changes = 0.0, rate.highest, rate.changes
+    at_s, highest, changes = 0.0, rate.highest(seconds), rate.changes
     drawn, random = shapes.stream(rng), rng.random
     while highest > 0.0:
         at_s -= math.log(1.0 - random()) / highest
@@ -300,7 +315,9 @@ def poisson(rate: Rate, seconds: float, shapes: Shapes, rng: Random) -> Iterator
 def replayed(
     times: Sequence[float], rate: float, seconds: float, shapes: Shapes, rng: Random
 ) -> Iterator[Arrival]:
-    """Replay the arrivals of a trace, with its clock scaled to a mean rate of `rate`."""
+    """Replay the arrivals of a trace, with its clock scaled to a mean rate of `rate`; none at 0."""
+    if not rate:
+        return
     own = (len(times) - 1) / max(times[-1] - times[0], 1e-9)
     for time_s in times:
         at_s = (time_s - times[0]) * own / rate

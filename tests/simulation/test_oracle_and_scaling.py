@@ -97,7 +97,7 @@ def test_the_bound_is_what_capacity_allows() -> None:
     assert many.on_time == pytest.approx(1.0)
     assert few.on_time < 0.9
     largest = max(world.models.values(), key=lambda model: model.rank)
-    best = sum(a.shape.points[largest.id] for a in arrivals(world, mean_rate(world)))
+    best = sum(a.shape.points[largest.id] or 0.0 for a in arrivals(world, mean_rate(world)))
     assert many.quality == pytest.approx(best / many.offered)
 
 

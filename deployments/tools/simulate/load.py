@@ -21,13 +21,25 @@ from router.models import build_models
 from router.profile import ProfileError, load_profile, read_profile
 from router.resources import AUTO_REPLICAS
 from router.sim.baselines import CHOOSERS
-from router.sim.build import Fleet, PolicyVariant, World, check_log, length_s, mean_rate, slowed
+from router.sim.build import (
+    Fleet,
+    PolicyVariant,
+    World,
+    check_log,
+    length_s,
+    mean_rate,
+    rate_of,
+    slowed,
+)
 from router.sim.scaling import Bounds
 from router.sim.scenario import POLICIES, Scenario, check_models, parse_scenario
 from router.strict import ConfigError, suggestion
 from router.strict_yaml import read
 
 TRACE_COLUMNS = ("TIMESTAMP", "ContextTokens")
+COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+MOST_REQUESTS = 20_000_000  # more than an hour of simulating
+MOST_S = 366 * 86_400.0
 
 
 def load_world(
@@ -84,9 +96,58 @@ def load_world(
         span_s = (max(at_s) - min(at_s)) / scenario.traffic.scale
         world = world.updated(seconds=max(1.0, span_s + 1e-6))
         _check_warm_up(scenario, span_s, found)
-    elif world.trace:
-        _check_warm_up(scenario, length_s(world, mean_rate(world)), path)
+    rate = mean_rate(world)
+    seconds = length_s(world, rate) if rate else world.scenario.seconds
+    _check_size(world, rate, seconds, path)
+    if world.trace:
+        _check_warm_up(scenario, seconds, path)
+    _check_faults(world, seconds, path)
     return world
+
+
+def _check_size(world: World, rate: float, seconds: float, path: Path) -> None:
+    """Raise ConfigError if nobody would wait for the end of the simulation."""
+    if not world.log and not world.trace:
+        rate = rate_of(world, rate).highest(seconds)
+    requests = len(world.log) if world.log else rate * seconds
+    if not requests <= MOST_REQUESTS:
+        raise ConfigError(
+            [
+                f"{path}: {requests:.3g} requests would arrive, and {MOST_REQUESTS:,} take more "
+                "than an hour to simulate; write fewer seconds, a lower rate or a smaller scale"
+            ]
+        )
+    if not seconds <= MOST_S:
+        raise ConfigError(
+            [
+                f"{path}: it would simulate {seconds:.3g} s, and {MOST_S:.0f} (a year) are the "
+                "most; write fewer seconds or a larger scale"
+            ]
+        )
+
+
+def _check_faults(world: World, seconds: float, path: Path) -> None:
+    """Raise ConfigError for faults and bursts that cannot happen."""
+    scenario, replicas = world.scenario, world.replicas
+    timed = [(f"faults[{place}]", one.at_s) for place, one in enumerate(scenario.faults)]
+    timed += [
+        (f"traffic.bursts[{place}]", one.at_s) for place, one in enumerate(scenario.traffic.bursts)
+    ]
+    problems = [
+        f"{path}: {where}.at_s is {at_s:g}, and the last request arrives before {seconds:.6g} s"
+        for where, at_s in timed
+        if at_s >= seconds
+    ]
+    for place, fault in enumerate(scenario.faults):
+        model = world.args.models[fault.model]
+        most = replicas[fault.model] or int(model.cold_start_s is not None)
+        if scenario.autoscaling is None and fault.replicas > most:
+            problems.append(
+                f"{path}: faults[{place}].replicas is {fault.replicas}, and {fault.model} has "
+                f"{most}; write at most so many"
+            )
+    if problems:
+        raise ConfigError(problems)
 
 
 def _with_traffic(scenario: Scenario, log: Path | None, scale: float | None) -> Scenario:
@@ -147,7 +208,22 @@ def load_variant(given: str | None, scenario: Path, args: RouterArgs) -> PolicyV
 
 
 def read_trace(path: Path) -> list[tuple[float, int]]:
-    """Read seconds and tokens from a trace of Azure's LLM inference. Raises ConfigError."""
+    """Read seconds and tokens from a trace of Azure's LLM inference, in order of time.
+
+    Raises ConfigError.
+    """
+    _check_text(path)
+    try:
+        rows = _rows(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError([f"{path}: a trace is a CSV file in UTF-8: {error}"]) from None
+    rows.sort(key=lambda row: row[0])
+    if len(rows) < 2 or rows[-1][0] <= rows[0][0]:
+        raise ConfigError([f"{path}: a trace has at least two arrivals, one after the other"])
+    return rows
+
+
+def _rows(path: Path) -> list[tuple[float, int]]:
     rows = list[tuple[float, int]]()
     with path.open(newline="", encoding="utf-8") as lines:
         table = csv.DictReader(line for line in lines if not line.startswith("#"))
@@ -165,9 +241,16 @@ def read_trace(path: Path) -> list[tuple[float, int]]:
                 raise ConfigError(
                     [f"{path}: line {table.line_num} is no arrival: {shown}"]
                 ) from None
-    if len(rows) < 2 or rows[-1][0] <= rows[0][0]:
-        raise ConfigError([f"{path}: a trace has at least two arrivals, one after the other"])
     return rows
+
+
+def _check_text(path: Path) -> None:
+    """Raise ConfigError if the file is compressed."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    for magic, name in COMPRESSED.items():
+        if start.startswith(magic):
+            raise ConfigError([f"{path}: it is compressed with {name}; decompress it first"])
 
 
 def _file(scenario: Path, name: str, key: str, hint: str = "") -> Path:
@@ -226,7 +309,8 @@ def _fleet(app: Mapping[str, Any]) -> Fleet:
         if fixed == "auto":  # with Serve's defaults
             scaling, fixed = {"max_replicas": AUTO_REPLICAS, **scaling}, None
         minimum = int(scaling.get("min_replicas", fixed or 1) or 0)
-        replicas[deployment["name"]] = max(1, minimum)
+        first = scaling.get("initial_replicas")  # as in Serve, 0 is a number too
+        replicas[deployment["name"]] = minimum if first is None else int(first)
         if scaling:
             bounds[deployment["name"]] = Bounds(
                 minimum,
@@ -241,6 +325,7 @@ def _fleet(app: Mapping[str, Any]) -> Fleet:
 
 
 def _log(path: Path, args: RouterArgs) -> Sequence[Logged]:
+    _check_text(path)
     try:
         with path.open("rb") as lines:
             log = [
