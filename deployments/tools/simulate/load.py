@@ -38,8 +38,8 @@ from router.strict_yaml import read
 
 TRACE_COLUMNS = ("TIMESTAMP", "ContextTokens")
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
-MOST_REQUESTS = 20_000_000  # more than an hour of simulating
-MOST_S = 366 * 86_400.0
+MAX_REQUESTS = 20_000_000  # more than an hour of simulating
+MAX_S = 366 * 86_400.0
 
 
 def load_world(
@@ -110,17 +110,17 @@ def _check_size(world: World, rate: float, seconds: float, path: Path) -> None:
     if not world.log and not world.trace:
         rate = rate_of(world, rate).highest(seconds)
     requests = len(world.log) if world.log else rate * seconds
-    if not requests <= MOST_REQUESTS:
+    if not requests <= MAX_REQUESTS:
         raise ConfigError(
             [
-                f"{path}: {requests:.3g} requests would arrive, and {MOST_REQUESTS:,} take more "
+                f"{path}: {requests:.3g} requests would arrive, and {MAX_REQUESTS:,} take more "
                 "than an hour to simulate; write fewer seconds, a lower rate or a smaller scale"
             ]
         )
-    if not seconds <= MOST_S:
+    if not seconds <= MAX_S:
         raise ConfigError(
             [
-                f"{path}: it would simulate {seconds:.3g} s, and {MOST_S:.0f} (a year) are the "
+                f"{path}: it would simulate {seconds:.3g} s, and {MAX_S:.0f} (a year) are the "
                 "most; write fewer seconds or a larger scale"
             ]
         )
