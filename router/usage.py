@@ -74,9 +74,9 @@ Slots = dict[Slot, Sums]
 
 def device_s(model: Model, work: Work) -> float:
     """The share of full batches that this work takes, in device seconds."""
-    curve, share = model.curve, work.tokens / model.curve.batch_tokens
     if not work.tokens:
         return 0.0
+    curve, share = model.curve, work.tokens / model.curve.batch_tokens
     seconds = (
         curve.base_s * share
         + curve.s_per_token * work.tokens
