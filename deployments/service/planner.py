@@ -94,31 +94,25 @@ class Planner:
             check_permitted(self.args, request, constraints, permitted, candidates)
         texts = request.texts
         if texts is None:
-            assert constraints.target is not None, (
-                "the schema lets token ids pass only with a model"
-            )
-            assert request.ids is not None, "a request has texts or token ids"
-            if not self.args.models[constraints.target].engine.takes_token_ids:
-                raise InvalidValue(
-                    f"{constraints.target} takes text, not token ids; send the text", "input"
-                )
-            prepared = self._preparer.given(request.ids, constraints.target, caller.scope)
+            prepared = self._given(request, constraints, caller.scope)
             features = Features(0, None, None, False, False)
         else:
-            if caller.charge is not None or not reader.is_short(texts, request.instruction):
+            is_short = reader.is_short(texts, request.instruction)
+            if caller.charge is not None or not is_short:
                 characters = reader.reading(texts, request.side, request.instruction, candidates)
                 reader.check(caller.client, characters)
                 if caller.charge is not None:
                     caller.charge.reading(characters)
-            prepared, features = await reader.read(
-                texts,
-                request.side,
-                request.instruction,
-                request.language,
-                tuple(candidates),
-                caller.scope,
-                caller.client,
-            )
+            side, instruction, language = request.side, request.instruction, request.language
+            able, scope = tuple(candidates), caller.scope
+            if is_short:
+                prepared, features = reader.known(
+                    texts[0], side, instruction, language, able, scope
+                )
+            else:
+                prepared, features = await reader.read(
+                    texts, side, instruction, language, able, scope, caller.client
+                )
             if len(prepared) < len(candidates):  # it has too many tokens for the others
                 if constraints.target in candidates - prepared.keys():
                     raise MaxTokensPerRequest(None, self.args.limits.max_tokens_per_request)
@@ -174,6 +168,17 @@ class Planner:
             arm,
             choice=choice,
         )
+
+    def _given(
+        self, request: EmbeddingsRequest, constraints: Constraints, scope: str
+    ) -> dict[str, Prepared]:
+        """The token ids of a request, for the model that it names; raises InvalidValue."""
+        model = constraints.target
+        assert model is not None, "the schema lets token ids pass only with a model"
+        assert request.ids is not None, "a request has texts or token ids"
+        if not self.args.models[model].engine.takes_token_ids:
+            raise InvalidValue(f"{model} takes text, not token ids; send the text", "input")
+        return self._preparer.given(request.ids, model, scope)
 
     def _choice(
         self,
