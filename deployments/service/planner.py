@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 
 from deployments.dispatch.chunks import SENDER
 from deployments.service.experiments import CANARY, Comparison
@@ -20,11 +21,21 @@ from router.feedback import Feedback
 from router.ledger import Ledger
 from router.models import build_policy
 from router.policy import decide
-from router.resolving import Constraints, completed, encoders_of, reads_instruction, resolve
+from router.resolving import (
+    Constraints,
+    Named,
+    completed,
+    encoders_of,
+    named,
+    reads_instruction,
+    resolve_names,
+)
 from router.rules import Policy
 from router.running_recall import RunningRecall
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue
+
+KNOWN_NAMES = 256  # combinations of the fields that name a model or a space
 
 
 class Planner:
@@ -43,6 +54,7 @@ class Planner:
         rng: random.Random,
     ) -> None:
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
+        self._constraints = _remembered(catalogue)
         self.feedback, self.comparison = feedback, comparison
         self.reader = Reader(preparer, args.routing.language_prior, args.limits)
         self._preparer, self._ledger, self._cache = preparer, ledger, cache
@@ -63,6 +75,7 @@ class Planner:
             if args.collections.get(name) == self.args.collections[name]
         }
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
+        self._constraints = _remembered(catalogue)
         self.policy = build_policy(args.routing, args.tiers)
         self._context, self._canary = self._build_contexts()
 
@@ -234,7 +247,7 @@ class Planner:
 
     def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
         """The constraints of a completed request."""
-        return resolve(self.catalogue, request)
+        return self._constraints(named(request))
 
     def _work(self, model: str, prepared: Prepared) -> Work:
         """The work of the request at one model: each uncached text counts once, and
@@ -306,6 +319,11 @@ class Planner:
             recalls=choice.recalls,
             unfit=choice.unfit(),
         )
+
+
+def _remembered(catalogue: Catalogue) -> Callable[[Named], Constraints]:
+    """`resolve_names`, which keeps the last results: most requests name the same few things."""
+    return lru_cache(KNOWN_NAMES)(partial(resolve_names, catalogue))
 
 
 def _averages(catalogue: Catalogue) -> dict[str, RunningRecall]:
