@@ -20,6 +20,7 @@ from router.config import RouterArgs
 from router.usage import (
     DAY_S,
     HOUR_S,
+    NO_USE,
     FoldedSlots,
     Slot,
     Slots,
@@ -87,7 +88,7 @@ class UseLog:
         merge(self._unwritten, new.items())
         for slot, sums in new.items():
             names = slot.key, slot.model, slot.collection
-            self._unpublished[names] = self._unpublished.get(names, Sums()).plus(sums)
+            self._unpublished[names] = self._unpublished.get(names, NO_USE).plus(sums)
 
     async def run(self) -> None:
         """Write the counted usage forever, and the rest when cancelled."""
