@@ -149,16 +149,24 @@ def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | No
     strengths = word_frequencies.strengths(words.replace("-", " ").split())
     listed = sorted(allowed.listed, key=strengths.__getitem__, reverse=True) if strengths else []
     strongest = strengths[listed[0]] if listed else 0
-    languages = dict.fromkeys((*known, *(LANGUAGES[index] for index in listed[:_LIKELY_LANGUAGES])))
+    likely = [LANGUAGES[index] for index in listed[:_LIKELY_LANGUAGES]]
     if prior:
-        languages.update(dict.fromkeys(sorted(prior.keys() & allowed.languages)))
-    weights = {}
-    for language in languages:
-        index = INDEX.get(language) if strengths else None
-        strength = _UNLISTED_SHARE * strongest if index is None else strengths[index]
-        likelihood = math.exp(_WORD_WEIGHT * (strength - strongest))
-        weights[language] = (known.get(language, 0.0) + _MIN_PROBABILITY) * likelihood
-        if prior:
+        likely += sorted(prior.keys() & allowed.languages)
+    probabilities = dict.fromkeys((*known, *likely), 0.0) | known
+    if strengths:
+        strength_of = (*strengths, _UNLISTED_SHARE * strongest)
+        weights = {
+            language: (probability + _MIN_PROBABILITY)
+            * math.exp(_WORD_WEIGHT * (strength_of[INDEX.get(language, -1)] - strongest))
+            for language, probability in probabilities.items()
+        }
+    else:
+        weights = {
+            language: probability + _MIN_PROBABILITY
+            for language, probability in probabilities.items()
+        }
+    if prior:
+        for language in weights:
             weights[language] *= prior.get(language, 1.0)
     best = max(weights, key=weights.__getitem__, default="")
     if not best:
@@ -210,8 +218,9 @@ def _probabilities(words: str, script: str, labels: int) -> dict[str, float]:
     found: dict[str, float] = {}
     total = 0.0
     for probability, label in _predict()(words + "\n", labels, 0.0, "strict"):
-        if (language := by_label.get(label)) is not None:
-            found[language] = found.get(language, 0.0) + probability
+        if label in by_label:
+            language = by_label[label]
+            found[language] = found[language] + probability if language in found else probability
             total += probability
     if not found and labels < _ALL_LABELS:
         return _probabilities(words, script, _ALL_LABELS)

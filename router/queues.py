@@ -90,16 +90,13 @@ class Queues(Generic[C]):
 
     def waits(self, kind: int, now: float) -> bool:
         """Whether a live chunk of this kind waits that can go to some replica; drops dead ones in
-        front.
+        front, of interactive work and of bulk, so that `first` is alive.
         """
         interactive, bulk = self._queues[kind]
+        bulk_lives = bulk.count > 0 and self._lives(bulk, now)
         if interactive.count and self._lives(interactive, now):
             return True
-        return (
-            bulk.count > 0
-            and self._lives(bulk, now)
-            and (not self._interactive_waits or self._due(kind))
-        )
+        return bulk_lives and (not self._interactive_waits or self._due(kind))
 
     def first(self, kind: int) -> C:
         """The chunk that goes next to a replica without interactive work. Raises LookupError if no

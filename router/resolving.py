@@ -47,6 +47,20 @@ class Constraints(NamedTuple):
     collection: NamedSpace | None = None  # the named one
 
 
+class Named(NamedTuple):
+    """All that a request's constraints depend on, besides the config: fields of a completed
+    request, and whether it has texts.
+    """
+
+    model: str | None
+    quality: Tier
+    space: str | None
+    space_within: str | None
+    dimensions: int | None
+    side: Side | None
+    has_texts: bool
+
+
 def completed(catalogue: Catalogue, request: EmbeddingsRequest) -> EmbeddingsRequest:
     """Fill in the defaults of the collection; a request with token ids is left as it is."""
     collection = catalogue.collections.get(request.space or "")
@@ -65,6 +79,24 @@ def resolve(catalogue: Catalogue, request: EmbeddingsRequest) -> Constraints:
 
     Raises ModelNotFound, SpaceConflict, DimensionsNotSupported or InvalidValue.
     """
+    return resolve_names(catalogue, named(request))
+
+
+def named(request: EmbeddingsRequest) -> Named:
+    """The fields of a completed request that its constraints depend on."""
+    return Named(
+        request.model,
+        request.quality,
+        request.space,
+        request.space_within,
+        request.dimensions,
+        request.side,
+        request.texts is not None,
+    )
+
+
+def resolve_names(catalogue: Catalogue, request: Named) -> Constraints:
+    """Resolve the fields of a completed request, as `resolve` does."""
     model, tier = _model_and_tier(catalogue, request)
     if request.space is not None:
         return _in_space(catalogue, request, request.space, model, tier)
@@ -152,7 +184,7 @@ def _read(prompts: Prompts, side: Side, instruction: str | None) -> str | None:
     return (instruction or prompts.instruction) if INSTRUCTION in prompts.of(side) else None
 
 
-def _model_and_tier(catalogue: Catalogue, request: EmbeddingsRequest) -> tuple[str | None, Tier]:
+def _model_and_tier(catalogue: Catalogue, request: Named) -> tuple[str | None, Tier]:
     """The named model, and the tier; a tier in `model` counts as a tier."""
     tier = request.quality
     _check_tier(catalogue, tier, "quality")
@@ -187,7 +219,7 @@ def _check_tier(catalogue: Catalogue, tier: Tier, param: str) -> None:
         )
 
 
-def _encoder_named(catalogue: Catalogue, request: EmbeddingsRequest, model: str) -> Constraints:
+def _encoder_named(catalogue: Catalogue, request: Named, model: str) -> Constraints:
     """The constraints of a request that names a model with `space_of` and no space."""
     encoder = catalogue.of_model[model]
     if request.dimensions not in (None, encoder.space.dimensions):
@@ -199,8 +231,8 @@ def _encoder_named(catalogue: Catalogue, request: EmbeddingsRequest, model: str)
     return Constraints(model, None, True, able, request.dimensions, False, (encoder,))
 
 
-def _check_side(catalogue: Catalogue, request: EmbeddingsRequest, encoder: Encoder) -> None:
-    if not encoder.makes(request.side if request.texts is not None else None):
+def _check_side(catalogue: Catalogue, request: Named, encoder: Encoder) -> None:
+    if not encoder.makes(request.side if request.has_texts else None):
         raise InvalidValue(
             f"{encoder.model} makes only queries of {encoder.space}; send "
             f"{AS_QUERY}, or name {encoder.space.model}",
@@ -209,7 +241,7 @@ def _check_side(catalogue: Catalogue, request: EmbeddingsRequest, encoder: Encod
 
 
 def _in_space(
-    catalogue: Catalogue, request: EmbeddingsRequest, text: str, model: str | None, tier: Tier
+    catalogue: Catalogue, request: Named, text: str, model: str | None, tier: Tier
 ) -> Constraints:
     collection = catalogue.collections.get(text)
     if collection is not None and request.space_within is not None:
@@ -242,7 +274,7 @@ def _in_space(
 
 def _of_one(
     catalogue: Catalogue,
-    request: EmbeddingsRequest,
+    request: Named,
     text: str,
     collection: NamedSpace | None,
     wished: str | None,
@@ -251,7 +283,7 @@ def _of_one(
     """The encoders of the one space that `text` means."""
     space = collection.spaces[0] if collection is not None else _parse_space(catalogue, text)
     encoders: tuple[Encoder, ...] = (native(space),)
-    if collection is not None and request.texts is not None:
+    if collection is not None and request.has_texts:
         encoders = collection.encoders_for(request.side)
     named = f"space {text!r}" if str(space) == text.lower() else f"space {text!r} is {space}: it"
     if wished is not None and all(encoder.model != wished for encoder in encoders):
@@ -276,14 +308,14 @@ def _of_one(
 
 def _of_several(
     catalogue: Catalogue,
-    request: EmbeddingsRequest,
+    request: Named,
     collection: NamedSpace,
     wished: str | None,
     what: str,
 ) -> tuple[Encoder, ...]:
     """The encoders of all spaces that a query can be sent to."""
     listed, send = ", ".join(map(str, collection.spaces)), field(SPACE)
-    if request.side != "query" or request.texts is None:
+    if request.side != "query" or not request.has_texts:
         raise SpaceConflict(
             f"collection {collection.name!r} has an index in each of {listed}: send "
             f'{send}: "{collection.spaces[0]}", or the other one that this text is for; only '

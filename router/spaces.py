@@ -60,6 +60,8 @@ class Catalogue:
         """
         self.models: dict[str, ModelConfig] = dict(args.models)
         self.tiers: dict[Tier, str] = {Tier(tier): model for tier, model in args.tiers.items()}
+        # a model of several tiers has the first one
+        self._tier_of = {model: tier for tier, model in reversed(self.tiers.items())}
         encoders = encoders or Encoders()
         self.of_model = encoders.of_model  # encoders of the models with `space_of`, by model
         self.collections: dict[str, NamedSpace] = {}
@@ -218,7 +220,7 @@ class Catalogue:
 
     def tier_of(self, model: str) -> Tier | None:
         """The tier that names `model`, if any."""
-        return next((tier for tier, id in self.tiers.items() if id == model), None)
+        return self._tier_of.get(model)
 
     def sizes(self, model: str) -> str:
         """The sizes of `model`'s vectors in words, e.g. `64, 128 or 256`, `32 to 1024`, `384`."""

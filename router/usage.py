@@ -59,6 +59,9 @@ class Sums(NamedTuple):
         )
 
 
+NO_USE = Sums()
+
+
 class Slot(NamedTuple):
     """A span of time, and the key, model and collection of its sums."""
 
@@ -74,9 +77,9 @@ Slots = dict[Slot, Sums]
 
 def device_s(model: Model, work: Work) -> float:
     """The share of full batches that this work takes, in device seconds."""
-    curve, share = model.curve, work.tokens / model.curve.batch_tokens
     if not work.tokens:
         return 0.0
+    curve, share = model.curve, work.tokens / model.curve.batch_tokens
     seconds = (
         curve.base_s * share
         + curve.s_per_token * work.tokens
@@ -88,11 +91,13 @@ def device_s(model: Model, work: Work) -> float:
 
 def add(slots: Slots, now: float, use: Use, device_hour_cost: float | None) -> None:
     """Count one request that was answered."""
-    cost = None if device_hour_cost is None else use.device_s / HOUR_S * device_hour_cost
-    own = Sums(1, use.texts, use.tokens, use.device_s, cost)
     slot = Slot(int(now), 1, use.key, use.model, use.collection)
-    before = slots.get(slot)
-    slots[slot] = own if before is None else before.plus(own)
+    requests, texts, tokens, seconds, cost = slots.get(slot, NO_USE)
+    if device_hour_cost is not None:
+        cost = (cost or 0.0) + use.device_s / HOUR_S * device_hour_cost
+    slots[slot] = Sums(
+        requests + 1, texts + use.texts, tokens + use.tokens, seconds + use.device_s, cost
+    )
 
 
 def merge(slots: Slots, more: Iterable[tuple[Slot, Sums]]) -> None:

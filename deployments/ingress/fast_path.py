@@ -305,11 +305,12 @@ class HttpExchange(RequestResponseCycle):
         values = "".join(headers.values())
         if not values.isprintable() and _CONTROL.search(values):
             raise ValueError("a header's value holds a control character")
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        lines = [*map(": ".join, headers.items())]
         if not self.keep_alive:
-            lines.append("connection: close\r\n")
+            lines.append("connection: close")
         usual = [b"%b: %b\r\n" % header for header in self.default_headers]
-        head = b"".join((STATUS_LINE[status], *usual, "".join(lines).encode("latin-1"), b"\r\n"))
+        own = "\r\n".join(lines).encode("latin-1")
+        head = b"".join((STATUS_LINE[status], *usual, own, b"\r\n\r\n"))
         self.response_started = True
         if len(body) <= ONE_WRITE_BYTES:
             self.transport.write(head + body)

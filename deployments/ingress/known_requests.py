@@ -56,7 +56,8 @@ class KnownRequests:
         if catalogue is not self._catalogue:
             self._known.clear()
             self._catalogue = catalogue
-        found = self._known.get(sent) if sent.is_short else None
+        # longer ones are not kept
+        found = self._known.get(sent) if len(sent.body) <= KNOWN_BYTES else None
         if found is None or found[0] is not grant:
             return None
         self._known.move_to_end(sent)

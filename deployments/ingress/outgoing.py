@@ -35,7 +35,8 @@ class Outgoing:
 
         One client can have half of the limit.
         """
-        self._check(client, size, limits)
+        if size > SMALL_BYTES:
+            self._check(client, size, limits)
         self.bytes_of[client] = self.bytes_of.get(client, 0) + size
         return Held(self, client, size, limits.send_timeout_s)
 
@@ -46,13 +47,13 @@ class Outgoing:
         """
         if size > limits.max_answer_bytes:
             raise RequestTooLarge.by_answer(size, limits.max_answer_bytes)
-        self._check(client, size, limits)
+        if size > SMALL_BYTES:
+            self._check(client, size, limits)
 
     def _check(self, client: str, size: int, limits: Limits) -> None:
-        if size > SMALL_BYTES:
-            most, own = limits.max_answer_bytes, self.bytes_of.get(client, 0)
-            limit = "{} bytes of answers that are not read yet (limits.max_answer_bytes)"
-            if (total := sum(self.bytes_of.values())) and total + size > most:
-                raise RateLimitExceeded(limit.format(most), BUSY_RETRY_S, "this router")
-            if own and own + size > most // 2:
-                raise RateLimitExceeded(limit.format(most // 2), BUSY_RETRY_S, "this client")
+        most, own = limits.max_answer_bytes, self.bytes_of.get(client, 0)
+        limit = "{} bytes of answers that are not read yet (limits.max_answer_bytes)"
+        if (total := sum(self.bytes_of.values())) and total + size > most:
+            raise RateLimitExceeded(limit.format(most), BUSY_RETRY_S, "this router")
+        if own and own + size > most // 2:
+            raise RateLimitExceeded(limit.format(most // 2), BUSY_RETRY_S, "this client")

@@ -142,6 +142,8 @@ class RateLimiter:
         self._quotas.exchanged(replies, self._clock())
 
     def _account(self, grant: Grant) -> Account | None:
+        if not self._limits:
+            return None
         account = self._accounts.get(grant.name)
         if account is None and (limits := self._limits.get(grant.name)):
             buckets = {limit.kind: self._quotas.bucket(limit, self._clock()) for limit in limits}

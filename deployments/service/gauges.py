@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+from deployments.service.request_metrics import NONE
 from deployments.service.service import Service
 from deployments.service.shared_cache import SharedCacheCounters
 from deployments.telemetry import metrics
@@ -63,6 +64,12 @@ def sample(tally: ProcessMetrics, service: Service) -> None:
     shared = SharedCacheCounters() if service.shared is None else service.shared.counters
     for counter in fields(shared):
         tally.set(metrics.SHARED_CACHE, (counter.name,), getattr(shared, counter.name))
+    if service.use_log is not None:
+        for names, used in service.use_log.unpublished().items():
+            by = tuple([name or NONE for name in names])
+            tally.add(metrics.KEY_REQUESTS, by, used.requests)
+            tally.add(metrics.KEY_TOKENS, by, used.tokens)
+            tally.add(metrics.KEY_DEVICE_SECONDS, by, used.device_s)
     log = service.log
     tally.set(metrics.DECISION_LOG_FAILURES, (), 0 if log is None else log.failures)
     tally.set(metrics.DECISION_LOG_LOST, (), 0 if log is None else log.lost)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 
 from deployments.dispatch.chunks import SENDER
 from deployments.service.experiments import CANARY, Comparison
@@ -22,16 +23,20 @@ from router.models import build_policy
 from router.policy import decide
 from router.resolving import (
     Constraints,
+    Named,
     completed,
     cuts_as_native,
     encoders_of,
+    named,
     reads_instruction,
-    resolve,
+    resolve_names,
 )
 from router.rules import Policy
 from router.running_recall import RunningRecall
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue
+
+KNOWN_NAMES = 256  # combinations of the fields that name a model or a space
 
 
 class Planner:
@@ -50,6 +55,7 @@ class Planner:
         rng: random.Random,
     ) -> None:
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
+        self._constraints = _remembered(catalogue)
         self.feedback, self.comparison = feedback, comparison
         self.reader = Reader(preparer, args.routing.language_prior, args.limits)
         self._preparer, self._ledger, self._cache = preparer, ledger, cache
@@ -70,6 +76,7 @@ class Planner:
             if args.collections.get(name) == self.args.collections[name]
         }
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
+        self._constraints = _remembered(catalogue)
         self.policy = build_policy(args.routing, args.tiers)
         self._context, self._canary = self._build_contexts()
 
@@ -101,31 +108,25 @@ class Planner:
             check_permitted(self.args, request, constraints, permitted, candidates)
         texts = request.texts
         if texts is None:
-            assert constraints.target is not None, (
-                "the schema lets token ids pass only with a model"
-            )
-            assert request.ids is not None, "a request has texts or token ids"
-            if not self.args.models[constraints.target].engine.takes_token_ids:
-                raise InvalidValue(
-                    f"{constraints.target} takes text, not token ids; send the text", "input"
-                )
-            prepared = self._preparer.given(request.ids, constraints.target, caller.scope)
+            prepared = self._given(request, constraints, caller.scope)
             features = Features(0, None, None, False, False)
         else:
-            if caller.charge is not None or not reader.is_short(texts, request.instruction):
+            is_short = reader.is_short(texts, request.instruction)
+            if caller.charge is not None or not is_short:
                 characters = reader.reading(texts, request.side, request.instruction, candidates)
                 reader.check(caller.client, characters)
                 if caller.charge is not None:
                     caller.charge.reading(characters)
-            prepared, features = await reader.read(
-                texts,
-                request.side,
-                request.instruction,
-                request.language,
-                tuple(candidates),
-                caller.scope,
-                caller.client,
-            )
+            side, instruction, language = request.side, request.instruction, request.language
+            able, scope = tuple(candidates), caller.scope
+            if is_short:
+                prepared, features = reader.known(
+                    texts[0], side, instruction, language, able, scope
+                )
+            else:
+                prepared, features = await reader.read(
+                    texts, side, instruction, language, able, scope, caller.client
+                )
             if len(prepared) < len(candidates):  # it has too many tokens for the others
                 if constraints.target in candidates - prepared.keys():
                     raise MaxTokensPerRequest(None, self.args.limits.max_tokens_per_request)
@@ -181,6 +182,17 @@ class Planner:
             arm,
             choice=choice,
         )
+
+    def _given(
+        self, request: EmbeddingsRequest, constraints: Constraints, scope: str
+    ) -> dict[str, Prepared]:
+        """The token ids of a request, for the model that it names; raises InvalidValue."""
+        model = constraints.target
+        assert model is not None, "the schema lets token ids pass only with a model"
+        assert request.ids is not None, "a request has texts or token ids"
+        if not self.args.models[model].engine.takes_token_ids:
+            raise InvalidValue(f"{model} takes text, not token ids; send the text", "input")
+        return self._preparer.given(request.ids, model, scope)
 
     def _choice(
         self,
@@ -244,7 +256,7 @@ class Planner:
 
     def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
         """The constraints of a completed request."""
-        return resolve(self.catalogue, request)
+        return self._constraints(named(request))
 
     def _work(self, model: str, prepared: Prepared) -> Work:
         """The work of the request at one model: each uncached text counts once, and
@@ -316,6 +328,11 @@ class Planner:
             recalls=choice.recalls,
             unfit=choice.unfit(),
         )
+
+
+def _remembered(catalogue: Catalogue) -> Callable[[Named], Constraints]:
+    """`resolve_names`, which keeps the last results: most requests name the same few things."""
+    return lru_cache(KNOWN_NAMES)(partial(resolve_names, catalogue))
 
 
 def _averages(catalogue: Catalogue) -> dict[str, RunningRecall]:

@@ -13,7 +13,6 @@ from router.config import RouterArgs
 from router.domain import Features
 from router.errors import BudgetUnreachable
 from router.schema import EmbeddingsRequest
-from router.usage import Use
 
 NONE = "none"
 RESULTS = ("kept", "missed", "refused", "failed")
@@ -65,13 +64,6 @@ class RequestMetrics:
     def unread(self, outcome: str) -> None:
         """Count a request that was refused before the service; `outcome` is its error's code."""
         self.tally.add(metrics.REQUESTS, (NONE, NONE, NONE, NONE, outcome))
-
-    def used(self, use: Use) -> None:
-        """Count an answered request of a key."""
-        labels = (use.key or NONE, use.model or NONE, use.collection or NONE)
-        self.tally.add(metrics.KEY_REQUESTS, labels)
-        self.tally.add(metrics.KEY_TOKENS, labels, use.tokens)
-        self.tally.add(metrics.KEY_DEVICE_SECONDS, labels, use.device_s)
 
     def rate_limited(self, limit: Literal["requests", "tokens"]) -> None:
         """Count a request over its key's request or token limit, in addition to `unread`."""

@@ -18,7 +18,7 @@ from router.model_config import ModelConfig
 from router.models import long_texts_of, points_of
 from router.rerank_config import RerankerConfig, Score
 from router.rerank_schema import OR_MODEL
-from router.resolving import Constraints, resolve
+from router.resolving import Constraints
 from router.routing_config import Compare
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue
@@ -65,7 +65,7 @@ class RerankPlanner(Planner):
 
     def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
         assert isinstance(reader, PairReader)
-        constraints = resolve(self.catalogue, request)
+        constraints = super()._resolve(request, reader)
         if (score := reader.request.score) is None:
             return constraints
         able = frozenset(id for id, one in self._rerankers.items() if one.score_kind == score)

@@ -295,8 +295,6 @@ class Service:
         use = use_of(plan, answer, caller, self.catalogue.collections)
         if self.use_log is not None:
             self.use_log.add(use)
-        if self.request_metrics is not None:
-            self.request_metrics.used(use)
         return use
 
     async def _answer(

@@ -20,6 +20,7 @@ from router.config import RouterArgs
 from router.usage import (
     DAY_S,
     HOUR_S,
+    NO_USE,
     FoldedSlots,
     Slot,
     Slots,
@@ -30,6 +31,7 @@ from router.usage import (
     add,
     folded,
     lines,
+    merge,
     read_lines,
     usage,
 )
@@ -62,7 +64,9 @@ class UseLog:
         self._folder = None if folder is None else made(folder / "usage")
         self._router, self.clock = router, clock
         self._since_s = clock()
-        self._new: Slots = {}  # since the last write
+        self._new: Slots = {}  # in none of the two below
+        self._unwritten: Slots = {}
+        self._unpublished: dict[tuple[str, str, str], Sums] = {}
         self._kept = FoldedSlots()  # sums that are in no file
         self._file: tuple[str, Appended] | None = None  # the day and its file
         self._writing = asyncio.Lock()
@@ -71,6 +75,20 @@ class UseLog:
     def add(self, use: Use) -> None:
         """Count one answered request."""
         add(self._new, self.clock(), use, self._costs.get(use.model))
+
+    def unpublished(self) -> dict[tuple[str, str, str], Sums]:
+        """The usage since the last call, for metrics, by key, model and collection."""
+        self._gather()
+        sums, self._unpublished = self._unpublished, {}
+        return sums
+
+    def _gather(self) -> None:
+        """Add the new usage to what is not written and to what is not published."""
+        new, self._new = self._new, {}
+        merge(self._unwritten, new.items())
+        for slot, sums in new.items():
+            names = slot.key, slot.model, slot.collection
+            self._unpublished[names] = self._unpublished.get(names, NO_USE).plus(sums)
 
     async def run(self) -> None:
         """Write the counted usage forever, and the rest when cancelled."""
@@ -98,7 +116,8 @@ class UseLog:
     async def _write(self) -> None:
         """Append the counted usage to the file, or keep it if there is none."""
         async with self._writing:
-            new, self._new = self._new, {}
+            self._gather()
+            new, self._unwritten = self._unwritten, {}
             self._kept.merge(new.items(), self.clock())
             try:
                 if self._folder is not None and len(self._kept):

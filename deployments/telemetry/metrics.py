@@ -90,7 +90,8 @@ ENCODED = _counter(
 COLLECTION_RECALL = _gauge(
     "collection_recall",
     ("collection",),
-    "Share of the best search's recall that the collection's last queries keep, as measured.",
+    "Share of the best search's recall that the collection's last queries keep, as measured; "
+    "no sample if a part of it was not.",
 )
 ENCODER_RECALL = _gauge(
     "encoder_recall",

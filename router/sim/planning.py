@@ -79,7 +79,7 @@ class ReplicaPlanner:
         self._whole = world.updated(faults=(), autoscaling=None)
         self._whole_rate = mean_rate(world)
         self._budget_s = _largest_budget_s(self._whole.under(way), self._whole_rate)
-        self._world, self._rate = _part(self._whole, self._whole_rate, self._budget_s)
+        self._world, self.rate = _part(self._whole, self._whole_rate, self._budget_s)
         self._way, self._watch = way, watch
         self._is_whole = self._world is self._whole
         self._least = {
@@ -90,7 +90,7 @@ class ReplicaPlanner:
         self._goal = world.scenario.goal
         self.asked_quality: float | None = None
         free = {name: SPARE * max(1, many) for name, many in world.replicas.items()}
-        outcome = run(self._world.with_replicas(free), replace(way, informed=True), self._rate)
+        outcome = run(self._world.with_replicas(free), replace(way, informed=True), self.rate)
         self._offered = outcome.total.offered
         if outcome.total.mean_quality is not None and not without_quality(world):
             self.asked_quality = outcome.total.mean_quality - self._goal.quality_loss
@@ -184,7 +184,7 @@ class ReplicaPlanner:
     def _try(self, replicas: Mapping[str, int]) -> Tried:
         key = self._key(replicas)
         if key not in self._known:
-            self._known[key] = self._judged(self._world, self._rate, replicas)
+            self._known[key] = self._judged(self._world, self.rate, replicas)
             if self._watch is not None:
                 self._watch(f"plan {len(self._known)}", len(self._known) / MAX_TRIES)
         return self._known[key]

@@ -1,5 +1,6 @@
 """What keys used: as each key sees it, as an admin key does, and as the decision log has it."""
 
+import asyncio
 import io
 import json
 import time
@@ -14,11 +15,12 @@ import pytest
 from openai import OpenAI
 
 from deployments.service.decision_log import open_log
+from deployments.service.gauges import sample
 from deployments.telemetry import metrics
 from router.config import DecisionLogConfig
 from router.decision_log import read
 from router.keys import hash_of, new_key
-from tests.support.local_service import served
+from tests.support.local_service import LocalRouter, served
 from tests.support.waiting import wait_for
 
 NAMES = ("one", "other", "admin")
@@ -100,6 +102,19 @@ def test_each_key_sees_its_own_and_an_admin_key_all(tmp_path: Path) -> None:
         assert used(url, "one", spam="1").json()["error"]["code"] == "unknown_field"
 
 
+def sampled(router: LocalRouter) -> dict[metrics.Metric, dict[metrics.Labels, float]]:
+    """The metrics as they are published once a second."""
+    request_metrics = router.service.request_metrics
+    assert request_metrics is not None
+    tally = request_metrics.tally
+
+    async def run() -> None:
+        sample(tally, router.service)
+
+    asyncio.run_coroutine_threadsafe(run(), router.loop).result(60)
+    return tally.values
+
+
 def test_costs_are_those_of_the_device_time_that_is_not_cached(tmp_path: Path) -> None:
     with served({**ARGS, "batches": {"folder": str(tmp_path)}}) as (url, router):
         ask(url, "one", input="some text")
@@ -114,9 +129,7 @@ def test_costs_are_those_of_the_device_time_that_is_not_cached(tmp_path: Path) -
         (large,) = rows(url, "other")
         assert large["cost"] is None
         assert large["device_seconds"] == pytest.approx(2 * first["device_seconds"], rel=1e-3)
-        request_metrics = router.service.request_metrics
-        assert request_metrics is not None
-        tallies = request_metrics.tally.values
+        tallies = sampled(router)
         labels = ("one", "small", "none")
         assert tallies[metrics.KEY_REQUESTS][labels] == 2
         assert tallies[metrics.KEY_TOKENS][labels] == second["tokens"]
@@ -174,9 +187,11 @@ def test_a_ranking_at_an_address_is_usage_of_that_collection() -> None:
             ("one", "scores", None, 1),
             ("one", "scores", "docs", 2),
         ]
-        assert router.service.request_metrics is not None
-        counted = router.service.request_metrics.tally.values[metrics.KEY_REQUESTS]
+        assert sampled(router)[metrics.KEY_REQUESTS]["one", "scores", "docs"] == 2
+        assert ask(url, "one", model="auto", space="docs", input="x") == 200
+        counted = sampled(router)[metrics.KEY_REQUESTS]
         assert counted["one", "scores", "docs"] == 2
+        assert counted["one", "large", "docs"] == 1
         for address, key, code in (
             ("/in/nothing", "one", "not_found"),
             ("/in/docs", "other", "collection_not_allowed"),

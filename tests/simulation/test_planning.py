@@ -108,7 +108,7 @@ def test_a_plan_of_a_long_trace_is_for_the_part_with_the_highest_rate(
         traffic=world.scenario.traffic.model_copy(update={"requests_per_s": rate})
     )
     planner = ReplicaPlanner(world, WAY)
-    assert planner._rate == pytest.approx(2000.0, rel=0.01)
+    assert planner.rate == pytest.approx(2000.0, rel=0.01)
     assert planner.search().best is not None
 
 
@@ -141,4 +141,4 @@ def test_a_plan_is_for_bursts_that_overlap() -> None:
     bursts = [{"at_s": at_s, "seconds": 2, "times": 5} for at_s in (1, 2)]
     traffic = {"requests_per_s": 50, "bursts": bursts}
     planner = ReplicaPlanner(world_of(seconds=4, traffic=traffic), WAY)
-    assert planner._rate == 50 * 5 * 5
+    assert planner.rate == 50 * 5 * 5

@@ -321,6 +321,22 @@ def test_bulk_waits_for_another_replica_than_the_one_that_failed_it() -> None:
     machine.close()
 
 
+def test_bulk_that_expired_does_not_lead_a_text_back_to_the_replica_that_failed_it() -> None:
+    machine = DispatchMachine("a", "b", calls_in_flight=1)
+    machine.submit(10)
+    busy = machine.open[0]
+    (chunk,) = machine.submit(10)
+    failing = machine.open[1]
+    machine.submit(10, bulk=True, deadline_s=machine.now + 0.01)
+    machine.move(0.02)
+    machine.answer(failing, {0: Failure("engine", "it failed")})
+    assert machine.open == [busy]
+    machine.answer(busy)
+    assert machine.sent[-1] == (busy.replica, [chunk.number])
+    machine.answer_all()
+    machine.close()
+
+
 def test_a_call_whose_texts_all_expired_is_no_step() -> None:
     machine = DispatchMachine("a")
     feedback = machine.state.feedback

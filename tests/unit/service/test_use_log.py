@@ -174,3 +174,22 @@ async def test_the_file_that_is_written_is_folded_while_it_grows(tmp_path: Path)
         await until(lambda: len(rows_of(path)) == 3, task)
     assert rows_of(path) == [(60, 60), (60, 60), (1, 1)]
     assert await requests(log) == 121
+
+
+async def test_usage_is_published_once_whether_it_is_written_or_not(tmp_path: Path) -> None:
+    clock = Clock()
+    log = use_log(tmp_path, clock)
+    names = "one", "small", ""
+    log.add(USE)
+    assert log.unpublished() == {names: Sums(1, 1, 2, 3.0)}
+    log.add(USE)
+    assert await requests(log) == 2
+    clock.now += 1
+    log.add(USE)
+    log.add(USE._replace(key="other"))
+    assert log.unpublished() == {
+        names: Sums(2, 2, 4, 6.0),
+        ("other", "small", ""): Sums(1, 1, 2, 3.0),
+    }
+    assert log.unpublished() == {}
+    assert await requests(log) == 4
