@@ -62,24 +62,28 @@ class Stage(NamedTuple):
     texts: Texts
     rng: random.Random
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Fields of every request: all texts are answered, also those that are too long."""
+        return {"model": self.model, "truncate": "end"}
+
     def client(self, key: str, keeps_bodies: bool = False) -> Client:
         headers = {"authorization": f"Bearer {KEYS[key]}"}
         return Client(self.url, headers=headers, keeps_bodies=keeps_bodies)
 
     def one(self) -> Ask:
         """An interactive request without a budget."""
-        return Ask(next(self.texts), {"model": self.model})
+        return Ask(next(self.texts), self.options)
 
     def in_time(self) -> Ask:
         """An interactive request that is refused if it would be late."""
         options = {"latency_budget_ms": 1000 * BUDGET_S, "on_budget_miss": "reject"}
-        return Ask(next(self.texts), {"model": self.model, **options}, BUDGET_S)
+        return Ask(next(self.texts), {**self.options, **options}, BUDGET_S)
 
     def bulk(self) -> Ask:
         """A request of an ingest."""
         texts = [next(self.texts).text for _ in range(INGEST_TEXTS)]
-        options = {"model": self.model, "input": texts, "priority": "bulk"}
-        return Ask(next(self.texts), options)
+        return Ask(next(self.texts), {**self.options, "input": texts, "priority": "bulk"})
 
     async def interactive(self, rate: float, seconds: float) -> float:
         """Percent of the requests sent within `seconds`, after WARM_S, that are answered within
