@@ -78,6 +78,7 @@ class Measured:
     load: Load
     cpu_ms: float  # of the server's whole process tree, for each request
     memory_bytes: int
+    router_ms: float = 0.0  # of the router, for each request; 0: the server has none
 
     @property
     def per_s(self) -> float:
@@ -88,11 +89,11 @@ class Measured:
 def measure(server: Server, point: Point, seconds: float, seed: int, word_file: Path) -> Measured:
     """Warm up, then load one server."""
     load.run(server.url, point.shape, point.connections, WARM_S, seed + 1_000_000, word_file)
-    before_s = server.cpu_s()
+    before_s, router_s = server.cpu_s(), server.router_s()
     got = load.run(server.url, point.shape, point.connections, seconds, seed, word_file)
-    return Measured(
-        got, (server.cpu_s() - before_s) * 1000 / max(1, got.requests), server.memory_bytes()
-    )
+    each = 1000 / max(1, got.requests)
+    cpu_ms, router_ms = (server.cpu_s() - before_s) * each, (server.router_s() - router_s) * each
+    return Measured(got, cpu_ms, server.memory_bytes(), router_ms)
 
 
 def row(point: Point, rounds: dict[str, list[Measured]]) -> dict[str, Any]:

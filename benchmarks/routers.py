@@ -37,7 +37,6 @@ MAX_TOKENS = 70_000  # of a request: longer ones are few
 CONNECTIONS = 16
 MIN_REQUESTS, TRIES = 40, 8  # fewer requests show what a router does beside them
 WARM_S = 0.5
-ROUTER = "ray::ServeReplica:bench:router"
 
 
 class Point(NamedTuple):
@@ -51,7 +50,7 @@ class Point(NamedTuple):
 
 
 def _router(server: servers.Server) -> psutil.Process:
-    (found,) = [one for one in server.tree() if " ".join(one.cmdline()).strip().startswith(ROUTER)]
+    (found,) = server.routers()
     return found
 
 

@@ -46,6 +46,7 @@ kept = click.option(
 MAX_TOKENS = 4096
 KV_BYTES = 1 << 30
 READY_S = 300.0
+ROUTER = "ray::ServeReplica:bench:router"  # title of the process
 STUB = "vllm-0.32.0+cpu.dist-info"
 
 
@@ -76,6 +77,20 @@ class Server:
                 continue
             total += times.user + times.system + times.children_user + times.children_system
         return total
+
+    def routers(self) -> list[psutil.Process]:
+        """The router's replicas; none for a server of another kind."""
+        found = []
+        for process in self.tree():
+            with suppress(psutil.NoSuchProcess):
+                if " ".join(process.cmdline()).strip().startswith(ROUTER):
+                    found.append(process)
+        return found
+
+    def router_s(self) -> float:
+        """CPU time of the router's replicas."""
+        times = [process.cpu_times() for process in self.routers()]
+        return sum(one.user + one.system for one in times)
 
     def memory_bytes(self) -> int:
         """Proportional set size of the whole tree: shared pages count once."""

@@ -2,7 +2,8 @@
 
 Both services run at once on the checkpoint of `make bench`. Its points are measured alternately in
 both; the order changes each round. A ratio is this checkout's figure divided by the other's in the
-same round; the median over rounds has a 90 % bootstrap interval. Marks: at most 1.03 times the CPU
+same round; the median over rounds has a 90 % bootstrap interval. The router's part of the CPU time
+is printed apart: the rest is the replica's, HAProxy's and Ray's. Marks: at most 1.03 times the CPU
 time of a request, and an interval of requests per second that includes 1 or lies above it.
 """
 
@@ -38,6 +39,7 @@ def compared(name: str, here: list[Measured], there: list[Measured]) -> list[Row
             for what, values in (
                 ("requests/s", [one.per_s for one in seen]),
                 ("CPU ms", [one.cpu_ms for one in seen]),
+                ("router's CPU ms", [one.router_ms for one in seen]),
                 ("p50 ms", [one.load.p50_ms for one in seen]),
             )
         ),

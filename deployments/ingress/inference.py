@@ -37,6 +37,7 @@ LARGE_BODY_BYTES = 32 * 1024  # a body of fewer is parsed in less than a millise
 BULK_OFF_LOOP_BYTES = 128 * 1024  # lower, as no user waits for these
 INFLATED_CHARACTERS = 50_000  # what inflating a body counts as among texts that are read
 CACHE_CONTROL, NO_CACHE = "cache-control", "no-cache"
+CACHE_LINE = CACHE_CONTROL.encode()  # a client or a proxy can send several of it
 
 
 class HasModels(Protocol):
@@ -173,8 +174,10 @@ class Inference:
     def _scope(self, grant: Grant, http_request: HttpRequest) -> str:
         """Return the scope whose cached vectors can answer a request."""
         scope = "" if self._router.service.args.cache.scope == "shared" else grant.name
-        directives = http_request.headers.get(CACHE_CONTROL)
-        return scope if directives is None or not refuses_cache(directives) else fresh_scope(scope)
+        if CACHE_CONTROL not in http_request.headers:
+            return scope
+        lines = [value for name, value in http_request.scope["headers"] if name == CACHE_LINE]
+        return fresh_scope(scope) if refuses_cache(b",".join(lines).decode("latin-1")) else scope
 
     def _check_room(self, client: str, bytes_each: float, texts: int, dimensions: int) -> None:
         """Refuse an answer that cannot be sent, before its vectors are made."""

@@ -34,7 +34,7 @@ from router.resolving import (
 from router.rules import Policy
 from router.running_recall import RunningRecall
 from router.schema import EmbeddingsRequest
-from router.spaces import Catalogue
+from router.spaces import KNOWN_CHARACTERS, Catalogue
 
 KNOWN_NAMES = 256  # combinations of the fields that name a model or a space
 
@@ -256,7 +256,11 @@ class Planner:
 
     def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
         """The constraints of a completed request."""
-        return self._constraints(named(request))
+        names = named(request)
+        long = sum(map(len, filter(None, (names.model, names.space, names.space_within))))
+        if long > KNOWN_CHARACTERS:  # a caller's text of any length is not kept
+            return resolve_names(self.catalogue, names)
+        return self._constraints(names)
 
     def _work(self, model: str, prepared: Prepared) -> Work:
         """The work of the request at one model: each uncached text counts once, and

@@ -127,7 +127,8 @@ def _by_id(index: Path, texts: Path, text_field: str, ids: list[str]) -> dict[st
     """
     wanted = set(ids)
     known, stand, held = dict[str, Text](), Counter[str](), Counter[str]()
-    for text in read_texts(texts, text_field):
+    id_field = manifest_of(index).get("id_field") if index.is_dir() else None
+    for text in read_texts(texts, text_field, id_field):
         if text.id in wanted:
             known[text.id] = text
             stand[text.id] += 1
@@ -135,7 +136,8 @@ def _by_id(index: Path, texts: Path, text_field: str, ids: list[str]) -> dict[st
         raise CorpusError(f"{texts} has none of the ids of {index}")
     for file, one in _files(index):
         for batch in batches(file, one, columns=["id"]):
-            held.update(_id_of(index, row) for row in batch_rows(file, batch))
+            each = (_id_of(index, row) for row in batch_rows(file, batch))
+            held.update(id for id in each if id in known)
     once = {id: text for id, text in known.items() if stand[id] == 1 and held[id] == 1}
     if len(once) < min(len(known), FEWEST_TEXTS):
         raise CorpusError(

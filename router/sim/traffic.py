@@ -263,13 +263,26 @@ class Rate:
 
     def highest(self, seconds: float) -> float:
         """The least upper bound of the rate in the first `seconds`."""
-        marks = {*self._times, *(start_s for start_s, *_ in self._bursts)}
-        marks |= {start_s + length_s for start_s, length_s, _ in self._bursts}
-        cuts = [0.0, *sorted(mark for mark in marks if 0.0 < mark < seconds), seconds]
         return max(
             max(self._base(start_s), self._base(stop_s)) * self._factor(start_s)
-            for start_s, stop_s in pairwise(cuts)
+            for start_s, stop_s in self._parts(seconds)
         )
+
+    def total(self, seconds: float) -> float:
+        """The expected number of requests in the first `seconds`."""
+        return sum(
+            (self._base(start_s) + self._base(stop_s))
+            / 2
+            * self._factor(start_s)
+            * (stop_s - start_s)
+            for start_s, stop_s in self._parts(seconds)
+        )
+
+    def _parts(self, seconds: float) -> Iterable[tuple[float, float]]:
+        """Starts and ends of the times in which the rate is a straight line."""
+        marks = {*self._times, *(start_s for start_s, *_ in self._bursts)}
+        marks |= {start_s + length_s for start_s, length_s, _ in self._bursts}
+        return pairwise([0.0, *sorted(mark for mark in marks if 0.0 < mark < seconds), seconds])
 
     def at(self, at_s: float) -> float:
         """The rate at one moment."""

@@ -76,6 +76,16 @@ def test_a_model_makes_every_vector_and_what_is_cached_stays(
     router.service.ledger.assert_empty()
 
 
+def test_a_directive_counts_on_any_line(running: tuple[str, LocalRouter]) -> None:
+    url, _ = running
+    body = {"input": "one query", "model": "m"}
+    post(url, "/v1/embeddings", body, {})
+    lines = [("cache-control", "no-cache"), ("cache-control", "no-store")]
+    for headers in (lines, lines[::-1]):
+        answer = httpx.post(url + "/v1/embeddings", json=body, headers=headers, timeout=60)
+        assert answer.json()["routing"]["cached"] == 0
+
+
 @pytest.mark.parametrize("other", ["no-store", "max-age=0", "no-cached", ""])
 def test_other_directives_change_nothing(running: tuple[str, LocalRouter], other: str) -> None:
     body = {"input": "a text", "model": "m"}

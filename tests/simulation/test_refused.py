@@ -124,6 +124,11 @@ def test_a_run_that_nobody_would_wait_for_is_refused(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "2e+302 requests would arrive" in done.output
     assert "write fewer seconds" in done.output
+    day = SMALL | {"seconds": 86400, "warm_up_s": 0}
+    burst = {"at_s": 600, "seconds": 60, "times": 10}
+    busy = day | {"traffic": {"requests_per_s": 300, "bursts": [burst]}}
+    done = simulate(tmp_path, busy, "--no-plan")
+    assert "2.61e+07 requests would arrive" in done.output  # 86,400 and 60 times nine s
     log = logged_at(tmp_path, 1000.0, 1001.0)
     done = simulate(tmp_path, SMALL, "--log", str(log), "--scale", "1e-320")
     assert done.exit_code == 1

@@ -107,9 +107,8 @@ def load_world(
 
 def _check_size(world: World, rate: float, seconds: float, path: Path) -> None:
     """Raise ConfigError if nobody would wait for the end of the simulation."""
-    if not world.log and not world.trace:
-        rate = rate_of(world, rate).highest(seconds)
-    requests = len(world.log) if world.log else rate * seconds
+    declared = not world.log and not world.trace
+    requests = rate_of(world, rate).total(seconds) if declared else len(world.log) or rate * seconds
     if not requests <= MAX_REQUESTS:
         raise ConfigError(
             [

@@ -224,14 +224,32 @@ def test_a_bad_index_gets_a_sentence_of_its_own(
         read_sample(write(tmp_path / "index.parquet", **columns), None, "text", 100)
 
 
-def of_index(folder: Path, texts: Path, ids: list[str], vectors: Vectors) -> Path:
+def of_index(
+    folder: Path, texts: Path, ids: list[str], vectors: Vectors, id_field: str | None = None
+) -> Path:
     """A folder as `index` writes it."""
     part_rows = 50
-    made = Manifest("m/16", None, digest_of(texts), "text", None, len(ids), part_rows)
+    made = Manifest("m/16", None, digest_of(texts), "text", id_field, len(ids), part_rows)
     with opened(folder, made) as parts:
         for rows in parts.ranges():
             parts.write(rows, ids[rows.start : rows.stop], vectors[rows.start : rows.stop])
     return folder
+
+
+def test_texts_of_a_corpus_that_grew_are_found_by_the_field_that_index_read(
+    tmp_path: Path,
+) -> None:
+    given, corpus = sample(120), tmp_path / "c.jsonl"
+    rows = [{"sku": str(119 - row), "text": f"text {119 - row}"} for row in range(120)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ids = [row["sku"] for row in rows]  # they are also numbers of other rows
+    folder = of_index(tmp_path / "index", corpus, ids, given.vectors, "sku")
+    with corpus.open("a") as file:
+        file.write(json.dumps({"sku": "new", "text": "a new text"}) + "\n")
+    found = read_sample(folder, corpus, "text", 100)
+    assert [text.text for text in found.texts] == [f"text {text.id}" for text in found.texts]
+    for text, vector in zip(found.texts, found.vectors, strict=True):
+        np.testing.assert_array_equal(vector, given.vectors[ids.index(text.id)])
 
 
 def test_parts_of_a_document_share_its_id_in_a_folder_of_index(tmp_path: Path) -> None:
