@@ -139,10 +139,11 @@ export async function call(path, { body, type = "application/json", admin = fals
   const headers = {}, used = key.get();
   if (used) headers.authorization = `Bearer ${used}`;
   if (body !== undefined) headers["content-type"] = type;
+  const cache = body === undefined ? "no-store" : "default"; // with "no-store" a POST would ask for vectors that no cache holds
   let answer, said;
   try {
     answer = await fetch(path, {
-      method: body === undefined ? "GET" : "POST", headers, cache: "no-store", credentials: "same-origin",
+      method: body === undefined ? "GET" : "POST", headers, cache, credentials: "same-origin",
       body: body === undefined || typeof body === "string" ? body : JSON.stringify(body), signal: AbortSignal.timeout(TIMEOUT_MS),
     });
     said = await answer.text();
