@@ -189,6 +189,8 @@ class _Side(TypedDict):
     misses: int
     expected_recall: float | None
     """Mean share of the best search that queries of collections with several encoders keep."""
+    assumed_recall: int
+    """Queries whose share was assumed, not measured: the mean leaves them out."""
 
 
 class _Measured(TypedDict):

@@ -16,6 +16,7 @@ from tests.support.local_service import FAKE, LocalRouter, held, served
 NAMES = ("one", "other", "open")
 KEYS = {name: new_key(bytes([index + 7]) * 32) for index, name in enumerate(NAMES)}
 MODEL: dict[str, Any] = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 4096}
+LONG = "hello " * 100  # read anew; what was read of short texts is kept
 ARGS: dict[str, Any] = {
     "models": {"small": MODEL, "large": MODEL},
     "tiers": {"fast": "small", "best": "large"},
@@ -84,7 +85,7 @@ def test_what_a_key_may_not_use_is_refused_before_anything_is_read(
     body: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(tenants[1].service.reader, "read", None)
-    answer = ask(tenants, "one", path, **body)
+    answer = ask(tenants, "one", path, **{"input": LONG, **body})
     assert error(answer) == (403, "tier_not_allowed")
     assert "it may use small, fast" in answer.json()["error"]["message"]
 
@@ -101,8 +102,8 @@ def test_texts_are_read_for_the_models_of_the_key_only(
         return await before(*args, **named)
 
     monkeypatch.setattr(reader, "read", noted)
-    assert ask(tenants, "one", path).status_code == 200
-    assert ask(tenants, "open", path).status_code == 200
+    assert ask(tenants, "one", path, input=LONG).status_code == 200
+    assert ask(tenants, "open", path, input=LONG).status_code == 200
     assert read == [("small",), ("small", "large")]
 
 
