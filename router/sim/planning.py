@@ -17,7 +17,7 @@ REQUESTS = 3000  # simulated in one try at least, if the scenario has so many
 MAX_REQUESTS = 10_000  # in one try
 MIN_S = 2.0
 BUDGETS = 4.0  # times the largest budget, the least seconds of a try
-MAX_TRIES = 30
+MAX_TRIES = 30  # until a plan keeps the goal, and as many that are smaller
 MAX_WHOLE = 5  # plans that are simulated for the whole scenario
 SPARE = 4  # factor on the replicas, so that no request has to wait
 DRAIN = 0.1  # of the length of a trace or log: answers can end so much later than arrivals
@@ -87,6 +87,7 @@ class ReplicaPlanner:
             for name in world.models
         }
         self._known: dict[tuple[int, ...], Tried] = {}
+        self._limit = MAX_TRIES
         self._goal = world.scenario.goal
         self.asked_quality: float | None = None
         free = {name: SPARE * max(1, many) for name, many in world.replicas.items()}
@@ -110,7 +111,7 @@ class ReplicaPlanner:
             kept = [one for one in each if one.keeps]
             best = min(kept, key=lambda one: one.cost) if kept else max(each, key=self._short)
             now = best if best.keeps or self._short(best) > self._short(now) else each[-1]
-        part = 2
+        part, self._limit = 2, len(self._known) + MAX_TRIES
         while now.keeps and part <= 64 and self._left:
             fewer = self._tries(self._fewer(now.replicas, part))
             kept = [one for one in fewer if one.keeps]
@@ -125,7 +126,7 @@ class ReplicaPlanner:
     @property
     def _left(self) -> int:
         """Tries that are left."""
-        return MAX_TRIES - len(self._known)
+        return self._limit - len(self._known)
 
     def _confirmed(self) -> Tried | None:
         """The cheapest plan that keeps the goal for the whole scenario too."""
@@ -133,8 +134,12 @@ class ReplicaPlanner:
             (one for one in self._known.values() if one.keeps),
             key=lambda one: (one.cost, -one.attainment),
         )
-        if self._is_whole or not kept:
+        if self._is_whole:
             return kept[0] if kept else None
+        if (given := self._given_keeps(kept[0].cost if kept else math.inf)) is not None:
+            return given
+        if not kept:
+            return None
         failed = -1.0
         runs, plans = 0, iter(kept)
         replicas = kept[-1].replicas
@@ -154,6 +159,16 @@ class ReplicaPlanner:
                 return whole
             failed = whole.cost
         return None
+
+    def _given_keeps(self, cost: float) -> Tried | None:
+        """The scenario's own fleet, if it is cheaper than `cost` and keeps the goal for the whole
+        scenario, although its backlog grew in a try.
+        """
+        given = self._known[self._key(self._world.replicas)]
+        if given.keeps or given.attainment < self._goal.on_time or given.cost >= cost:
+            return None
+        whole = self._judged(self._whole, self._whole_rate, given.replicas)
+        return whole if whole.keeps else None
 
     def _short(self, tried: Tried) -> float:
         """Distance from the goal as a negative number; 0 meets it."""
@@ -186,7 +201,7 @@ class ReplicaPlanner:
         if key not in self._known:
             self._known[key] = self._judged(self._world, self.rate, replicas)
             if self._watch is not None:
-                self._watch(f"plan {len(self._known)}", len(self._known) / MAX_TRIES)
+                self._watch(f"plan {len(self._known)}", len(self._known) / self._limit)
         return self._known[key]
 
     def _judged(self, world: World, rate: float, replicas: Mapping[str, int]) -> Tried:

@@ -48,6 +48,8 @@ def config() -> dict[str, Any]:
     ]["models"]
     few = {"ray_actor_options": {"num_cpus": 0.1}, "graceful_shutdown_timeout_s": 2}
     proved = {**WORDLLAMA, "fingerprint": local["wordllama-256"]["fingerprint"]}
+    weights = str(ROOT / local["minilm-student"]["engine"]["weights"])
+    student = {**local["minilm-student"], "engine": {"kind": "student", "weights": weights}}
     return {
         "logging_config": {"encoding": "JSON", "enable_access_log": False},
         "tracing_config": {"enabled": True, "sampling_ratio": 1.0},
@@ -61,10 +63,11 @@ def config() -> dict[str, Any]:
                         "leaky": LEAKY,
                         "wordllama-256": proved,
                         "all-minilm-l6-v2": local["all-minilm-l6-v2"],
+                        "minilm-student": student,
                     },
                     "tiers": {"fast": "wordllama-256", "best": "all-minilm-l6-v2"},
                     "collections": {
-                        "both": {"spaces": ["wordllama-256/256", "all-minilm-l6-v2/384"]}
+                        "both": {"space": "all-minilm-l6-v2/384", "encoders": ["minilm-student"]}
                     },
                 },
                 "deployments": [
