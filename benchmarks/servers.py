@@ -90,7 +90,7 @@ class Server:
     def router_s(self) -> float:
         """CPU time of the router's replicas."""
         times = [process.cpu_times() for process in self.routers()]
-        return sum(one.user + one.system for one in times)
+        return float(sum(one.user + one.system for one in times))
 
     def memory_bytes(self) -> int:
         """Proportional set size of the whole tree: shared pages count once."""
